@@ -1,0 +1,31 @@
+"""turnkeeper: durable turns for AI agents, one at a time, through any crash."""
+
+from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, StepContext, Tool, agent, step_context, tool
+from turnkeeper.actors.receipt import Receipt, Result
+from turnkeeper.actors.turn import Turn
+from turnkeeper.kernel import errors
+from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.step import Effect, OnDoubt
+from turnkeeper.supervisors.runtime import Runtime
+
+__all__ = [
+    "Agent",
+    "DidNotHappen",
+    "Effect",
+    "Happened",
+    "OnDoubt",
+    "Receipt",
+    "Result",
+    "Runtime",
+    "Settings",
+    "StepContext",
+    "Tool",
+    "Turn",
+    "TurnkeeperError",
+    "agent",
+    "errors",
+    "step_context",
+    "tool",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,159 @@
+"""The node: what every session agent of one running runtime shares."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.persistence import Persistence
+from turnkeeper.kernel.lease import Lease
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import Chance, Clock, Marks, Store
+from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.turn import TurnState
+
+if TYPE_CHECKING:
+    from turnkeeper.actors.session import SessionAgent
+
+_ENDED = {"completed": "turn.completed", "failed": "turn.failed", "cancelled": "turn.cancelled"}
+
+__all__ = ["Counters", "Node", "SystemChance", "SystemClock"]
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    time = staticmethod(time.time)
+
+
+class SystemChance:
+    """The machine's randomness."""
+
+    random = staticmethod(random.random)
+
+    def token(self) -> str:
+        """Return 16 hexadecimal digits."""
+        return secrets.token_hex(8)
+
+
+class Counters:
+    """What has happened since the runtime started; `Runtime.statistics` reads them."""
+
+    __slots__ = ("accepted", "cancelled", "completed", "duplicates", "failed", "recovered", "retried", "steps")
+
+    def __init__(self) -> None:
+        """Start from zero."""
+        self.accepted = self.duplicates = self.recovered = self.retried = 0
+        self.completed = self.failed = self.cancelled = self.steps = 0
+
+
+class Node:
+    """A running runtime as its session agents see it: store, writer, lease, clock, limits."""
+
+    __slots__ = (
+        "_actor_ids",
+        "_ids",
+        "chance",
+        "clock",
+        "closed",
+        "closing",
+        "counters",
+        "lease",
+        "log",
+        "loop",
+        "on_idle",
+        "persistence",
+        "settings",
+        "store",
+        "store_id",
+        "suspended",
+        "tasks",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - one constructor call, in Runtime
+        self,
+        store: Store,
+        persistence: Persistence,
+        marks: Marks,
+        settings: Settings,
+        clock: Clock,
+        chance: Chance,
+        on_idle: "Callable[[SessionAgent], None]",
+    ) -> None:
+        """Begin a boot: the next boot id, and a lease from now on."""
+        self.store = store
+        self.store_id = marks.store_id
+        self.persistence = persistence
+        self.settings = settings
+        self.clock = clock
+        self.chance = chance
+        self.on_idle = on_idle
+        self.loop = asyncio.get_running_loop()
+        self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)
+        self.closing = False
+        self.closed = False
+        self.counters = Counters()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.suspended: dict[int, SessionAgent] = {}
+        self.log = logger()
+        self._ids = count(marks.receipt_id + 1)
+        self._actor_ids = count(marks.actor_id + 1)
+
+    def next_id(self) -> int:
+        """Return the number of the next inbound: its receipt's and, if it opens one, its turn's."""
+        return next(self._ids)
+
+    def next_actor_id(self) -> int:
+        """Return the number of an actor that is spoken to for the first time."""
+        return next(self._actor_ids)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the turns; closing the runtime cancels it."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def ended(self, address: Address, turn: OpenTurn, deliverable: Deliverable) -> None:
+        """Count a turn that has its deliverable, and say so in one line; failures as warnings."""
+        counters = self.counters
+        setattr(counters, deliverable.outcome, getattr(counters, deliverable.outcome) + 1)
+        level = logging.INFO if deliverable.outcome == TurnState.COMPLETED else logging.WARNING
+        if self.log.isEnabledFor(level):
+            self.log.log(
+                level,
+                _ENDED[deliverable.outcome],
+                turn_id=turn.row.turn_id,
+                address=str(address),
+                attempt=turn.row.attempt,
+                edges=turn.row.edges,
+                run_s=round(self.loop.time() - turn.started_s, 6),
+            )
+
+
+def logger() -> Any:
+    """Return the library's logger: structlog's face on the standard logger `turnkeeper`.
+
+    The library configures no logging. Events reach whatever handlers the application has given the standard
+    library's root, with the event's fields in the message and as the record's `fields`.
+    """
+    return structlog.wrap_logger(
+        logging.getLogger("turnkeeper"),
+        processors=[structlog.stdlib.filter_by_level, _render],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _render(_logger: Any, _method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
+    fields = dict(event)
+    name, exc_info = fields.pop("event"), fields.pop("exc_info", None)
+    said = " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
+    return (said,), {"extra": {"event": name, "fields": fields}, "exc_info": exc_info}

@@ -1,0 +1,91 @@
+"""An open turn: a live turn as the runtime that runs it holds it in memory."""
+
+import asyncio
+from typing import Any
+
+from turnkeeper.kernel.edge import Suspended
+from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.lifecycle import Arrival
+from turnkeeper.kernel.names import StepName
+from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.step import StepRecord
+from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.verdict import Stop
+
+__all__ = ["OpenTurn"]
+
+
+class OpenTurn:
+    """A live turn in memory: its row as last submitted, its run if it has one, and who waits for its end.
+
+    `row` runs ahead of the store by what is submitted and not yet committed; when the store refuses, the row is
+    read again (`SessionAgent`, resync). `steps` is the record that a rerun is answered from.
+    """
+
+    __slots__ = (
+        "arrival",
+        "broken",
+        "committed",
+        "deliverable",
+        "failures",
+        "loaded",
+        "payload",
+        "row",
+        "started_s",
+        "steps",
+        "stop",
+        "suspension",
+        "task",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, row: TurnRow, arrival: Arrival, *, committed: bool) -> None:
+        """Hold a turn. One restored from the store has no payload here before its first run loads it."""
+        self.row = row
+        self.arrival = arrival
+        self.committed = committed
+        self.loaded = not committed
+        self.payload = arrival.payload
+        self.steps: dict[StepName, StepRecord] = {}
+        self.failures = 0
+        self.task: asyncio.Task[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.started_s = 0.0
+        self.deliverable: Deliverable | None = None
+        self.waiting: list[asyncio.Future[Deliverable]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last run's end: a new run begins."""
+        self.stop: Stop | None = None
+        self.suspension: Suspended | None = None
+        self.broken: TurnkeeperError | None = None
+
+    def halt(self, why: Stop) -> None:
+        """Tell the running handler to stop, by cancelling its task; the first reason counts."""
+        if self.stop is None:
+            self.stop = why
+        if self.task is not None:
+            self.task.cancel()
+
+    def disarm(self) -> None:
+        """Cancel the turn's timer, if it has one."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def finish(self, deliverable: Deliverable) -> None:
+        """Hand the committed deliverable to everyone who waits for it."""
+        self.deliverable = deliverable
+        waiting, self.waiting = self.waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(deliverable)
+
+    def abandon(self, error: TurnkeeperError) -> None:
+        """Tell everyone who waits that this runtime will not deliver; the turn itself stands in the store."""
+        waiting, self.waiting = self.waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,185 @@
+"""The persistence actor: the one writer, and the only place where something becomes durable.
+
+Whoever has something to write hands over a commit point and is told when it stands, or why it does not.
+The writer takes everything that waits, up to a limit, into one transaction: queue depth is the batch size,
+so there is no timer and no lingering (waiting 1 ms for a bigger batch cost latency and won nothing).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from turnkeeper.kernel.errors import MailboxFull, StorageFailed, TurnkeeperError
+from turnkeeper.kernel.ports import Store
+from turnkeeper.kernel.records import Record
+
+__all__ = ["Persistence", "PersistenceStatistics", "Told"]
+
+Told = Callable[[TurnkeeperError | None], None]
+"""Called once, in the event loop, when a commit point stands (None) or was refused (the reason)."""
+
+
+class PersistenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the writer has done since the store was opened."""
+
+    commits: int
+    points: int
+    points_rejected: int
+    batch_largest: int
+    waiting: int
+    failing: bool
+
+
+class Persistence:
+    """The one writer of a store.
+
+    Commit points become durable in the order in which they were submitted. A batch in which one point is refused
+    is written again without it: only the guilty one fails. When the store itself fails (disk full, I/O), every
+    point of the batch and everything submitted meanwhile fails with `StorageFailed`, because later points of a
+    turn must not stand where earlier ones do not; the next submission tries again.
+    """
+
+    __slots__ = (
+        "_batch_max",
+        "_closing",
+        "_commits",
+        "_failing",
+        "_largest",
+        "_loop",
+        "_points",
+        "_rejected",
+        "_stopped",
+        "_store",
+        "_waiting",
+        "_waiting_max",
+        "_wake",
+    )
+
+    def __init__(self, store: Store, *, batch_max: int, waiting_max: int) -> None:
+        """Make the writer of an opened store; `run` must be running for anything to become durable."""
+        self._store = store
+        self._batch_max = batch_max
+        self._waiting_max = waiting_max
+        self._waiting: deque[tuple[Sequence[Record], Told]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._failing = False
+        self._stopped: StorageFailed | None = None
+        self._commits = self._points = self._rejected = self._largest = 0
+
+    def submit(self, records: Sequence[Record], told: Told) -> None:
+        """Hand over one commit point: its records stand together or not at all.
+
+        Never waits and is never cancelled with its caller: what is submitted is written. `told` runs in the
+        order of submission, before any task that waits for the same batch is resumed.
+        """
+        if self._stopped is not None:
+            told(self._stopped)
+            return
+        self._waiting.append((records, told))
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Hand over one commit point and wait until it stands. Cancelling stops the waiting, not the write.
+
+        Raises:
+            TurnkeeperError: why it was refused; nothing of it was written.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        self.submit(records, settle(done))
+        await done
+
+    def check_room(self) -> None:
+        """Refuse new work, before it is acknowledged, while too much waits to become durable.
+
+        Raises:
+            MailboxFull: `commits_waiting_max` commit points wait.
+        """
+        if len(self._waiting) >= self._waiting_max:
+            raise MailboxFull("persistence", self._waiting_max)
+
+    async def run(self) -> None:
+        """Write until `close`. One batch is in flight at a time."""
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    self.stop("the runtime has closed it")
+                    return
+                self._wake = self._loop.create_future()
+                await self._wake  # resumes a cycle later: whoever was ready beside the first has spoken by then
+                self._wake = None
+            waiting = self._waiting
+            await self._write([waiting.popleft() for _ in range(min(len(waiting), self._batch_max))])
+            await asyncio.sleep(0)  # whoever was just told to go on speaks first: its points fill the next batch
+
+    def close(self) -> None:
+        """Let `run` return once everything submitted is written."""
+        self._closing = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def stop(self, reason: str) -> None:
+        """Tell everyone who still waits, or comes later, that nothing becomes durable any more."""
+        self._stopped = StorageFailed(self._store.path, reason)
+        self._fail_waiting(self._stopped)
+
+    def statistics(self) -> PersistenceStatistics:
+        """Return what the writer has done; `commits` is the number of transactions."""
+        return PersistenceStatistics(
+            commits=self._commits,
+            points=self._points,
+            points_rejected=self._rejected,
+            batch_largest=self._largest,
+            waiting=len(self._waiting),
+            failing=self._failing,
+        )
+
+    def _fail_waiting(self, error: StorageFailed) -> None:
+        failed = list(self._waiting)
+        self._waiting.clear()
+        for _, told in failed:
+            told(error)
+
+    async def _write(self, batch: list[tuple[Sequence[Record], Told]]) -> None:
+        try:
+            rejected = await self._store.apply([records for records, _ in batch])
+        except StorageFailed as error:
+            self._failing = True
+            self._waiting.extendleft(reversed(batch))
+            self._fail_waiting(error)
+            return
+        except BaseException:
+            self._waiting.extendleft(reversed(batch))  # whoever ends the writer answers them
+            raise
+        self._failing = False
+        self._commits += 1
+        self._points += len(batch)
+        self._rejected += len(rejected)
+        self._largest = max(self._largest, len(batch))
+        self._tell(batch, rejected)
+
+    def _tell(self, batch: list[tuple[Sequence[Record], Told]], rejected: Mapping[int, TurnkeeperError]) -> None:
+        if not rejected:
+            for _, told in batch:
+                told(None)
+            return
+        for number, (_, told) in enumerate(batch):
+            told(rejected.get(number))
+
+
+def settle(done: asyncio.Future[None]) -> Told:
+    """Return what settles a future of one waiter; a waiter that was cancelled is not told."""
+
+    def told(error: TurnkeeperError | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    return told

@@ -1,0 +1,98 @@
+"""Receipts and results as users hold them."""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.values import decode
+from turnkeeper.kernel.edge import Failure
+from turnkeeper.kernel.errors import ShuttingDown, TurnNotFound, TurnUnsuccessful, UnknownAgent
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.turn import TurnState
+
+__all__ = ["Receipt", "Result"]
+
+_failures: Final = msgspec.msgpack.Decoder(Failure)
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The one deliverable of a turn. `outcome` is completed, failed or cancelled; `at` is wall time, s.
+
+    `body` is the deliverable as stored: the same bytes every time it is asked for.
+    """
+
+    turn_id: int
+    outcome: str
+    body: bytes
+    at: float
+
+    @property
+    def value(self) -> Any:
+        """Return what the handler returned.
+
+        Raises:
+            TurnUnsuccessful: the turn did not complete; the reason is the recorded failure.
+        """
+        if self.failure is not None:
+            raise TurnUnsuccessful(self.turn_id, self.outcome, f"{self.failure.type}: {self.failure.message}")
+        return decode(self.body, "the deliverable")
+
+    @property
+    def failure(self) -> Failure | None:
+        """Return why the turn did not complete, None if it did."""
+        return None if self.outcome == TurnState.COMPLETED else _failures.decode(self.body)
+
+
+class Receipt:
+    """The durable answer to an inbound: it was committed before you got this, and its turn will end.
+
+    `duplicate` says that the key had been accepted before; the receipt is that earlier one.
+    """
+
+    __slots__ = ("_node", "_turn", "address", "duplicate", "key", "turn_id")
+
+    def __init__(
+        self, node: Node, address: Address, key: str, turn_id: int, turn: OpenTurn | None, *, duplicate: bool
+    ) -> None:
+        """Hold a receipt; made by the runtime. `turn` is None where the turn is not open in this runtime."""
+        self._node = node
+        self._turn = turn
+        self.address = address
+        self.key = key
+        self.turn_id = turn_id
+        self.duplicate = duplicate
+
+    def __repr__(self) -> str:
+        """Return the receipt's address, key and turn."""
+        return f"Receipt({self.address}, key={self.key!r}, turn_id={self.turn_id}, duplicate={self.duplicate})"
+
+    async def deliverable(self) -> Result:
+        """Wait for the turn's deliverable. Cancelling stops the waiting, never the turn.
+
+        Raises:
+            ShuttingDown: the runtime closed first; the turn goes on in the next one, ask there again.
+            TurnNotFound: the store does not hold the turn any more.
+            StorageFailed: the store cannot be read.
+        """
+        turn = self._turn
+        if self._node.closed and (turn is None or turn.deliverable is None):
+            raise ShuttingDown
+        if turn is not None and turn.deliverable is None:
+            done: asyncio.Future[Deliverable] = self._node.loop.create_future()
+            turn.waiting.append(done)
+            return _result(await done)
+        found = turn.deliverable if turn is not None else None
+        found = found or await self._node.store.deliverable(self.turn_id)
+        if found is not None:
+            return _result(found)
+        if await self._node.store.turn(self.turn_id) is None:
+            raise TurnNotFound(self.turn_id)
+        raise UnknownAgent(self.address.agent_id, "not this one")
+
+
+def _result(found: Deliverable) -> Result:
+    return Result(turn_id=found.turn_id, outcome=found.outcome, body=found.body, at=found.at)

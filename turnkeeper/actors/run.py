@@ -1,0 +1,156 @@
+"""One run of a turn: a fresh task for its handler, and what its end means for the turn."""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from hashlib import blake2b
+
+from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.steps import Steps
+from turnkeeper.actors.turn import Turn
+from turnkeeper.actors.values import encode
+from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail
+from turnkeeper.kernel.errors import DeadlineExceeded, StepFailed, ToolTimedOut, TurnNotFound
+from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.step import Effect, fold_steps
+from turnkeeper.kernel.verdict import Stop, Verdict, judge
+
+__all__ = ["Run", "load"]
+
+_INSIST_S = 1.0
+"""How often a handler that swallows its cancellation is cancelled again."""
+
+
+class Run:
+    """One run of one turn under a committed lease.
+
+    The handler has a task of its own: its context variables, its cancellation and its scopes are nobody else's,
+    and a caller who goes away cannot kill it half-way. `ended` is called once, after the task is over, with the
+    change that its end amounts to; None where that is not known here, because the store refused a write.
+    """
+
+    __slots__ = ("_address", "_agent", "_ended", "_node", "_turn")
+
+    def __init__(
+        self,
+        node: Node,
+        address: Address,
+        agent: Agent,
+        turn: OpenTurn,
+        ended: Callable[[OpenTurn, Change | None], None],
+    ) -> None:
+        """Prepare a run; nothing happens before `start`."""
+        self._node = node
+        self._address = address
+        self._agent = agent
+        self._turn = turn
+        self._ended = ended
+
+    def start(self) -> None:
+        """Start the handler's task and the clock that bounds it."""
+        turn = self._turn
+        turn.reset()
+        turn.started_s = self._node.loop.time()
+        turn.task = self._node.loop.create_task(self._work())
+        turn.task.add_done_callback(self._done)
+        turn.timer = self._node.loop.call_later(self._limit_s, self._expire)
+
+    @property
+    def _limit_s(self) -> float:
+        return self._agent.turn_s or self._node.settings.turn_s
+
+    async def _work(self) -> None:
+        """Run the handler and end the run in the same step, so that its last result and its end share a commit."""
+        error: BaseException | None = None
+        body = b""
+        try:
+            body = await self._handle()
+        except GeneratorExit:  # the loop is gone, and the run with it; recovery finds the turn
+            raise
+        except BaseException as raised:  # noqa: BLE001 - every end of a handler is an end of the run; `judge` tells them apart
+            error = raised
+        self._end(error, body)
+
+    async def _handle(self) -> bytes:
+        turn = self._turn
+        if not turn.loaded:
+            await load(self._node, turn)
+        steps = Steps(self._node, self._address, turn)
+        handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, steps)
+        value = await self._agent.handler(handed)
+        return encode(value, f"the deliverable of {self._agent.agent_id}", self._node.settings.payload_bytes_max)
+
+    def _expire(self) -> None:
+        """Stop a run that has gone past its limit, and insist: a handler may not swallow it for ever."""
+        self._turn.halt(Stop.DEADLINE)
+        self._turn.timer = self._node.loop.call_later(_INSIST_S, self._expire)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        """End a run that was cancelled before its first step: then none of its code has run."""
+        if self._turn.task is task:
+            self._end(asyncio.CancelledError(), b"")
+
+    def _end(self, error: BaseException | None, body: bytes) -> None:
+        turn = self._turn
+        turn.disarm()
+        turn.task = None
+        self._ended(turn, self._concluded(turn.broken or error, body))
+
+    def _concluded(self, error: BaseException | None, body: bytes) -> Change | None:
+        """Return the change that the handler's end amounts to."""
+        turn, now = self._turn, self._node.clock.time()
+        settings = self._node.settings
+        retries_max = settings.retries_max if self._agent.retries_max is None else self._agent.retries_max
+        repeatable = not (isinstance(error, StepFailed) and error.effect == Effect.EFFECTFUL)
+        verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retries_max, repeatable=repeatable)
+        match verdict:
+            case Verdict.COMPLETE:
+                return end(turn.row, EdgeKind.TURN_COMPLETED, body, now)
+            case Verdict.FAIL:
+                if turn.stop is Stop.DEADLINE or error is None:
+                    error = DeadlineExceeded(turn.row.turn_id, self._limit_s)
+                return end(turn.row, EdgeKind.TURN_FAILED, self._failure_body(error), now)
+            case Verdict.RETRY if error is not None:
+                turn.failures += 1
+                self._node.counters.retried += 1
+                pause_s = settings.backoff_s(turn.failures, self._node.chance.random())
+                forgotten = error.step if isinstance(error, StepFailed | ToolTimedOut) else None
+                why = Requeued("retry", now + pause_s, self._failure(error), forgotten)
+                return requeue(turn.row, why, now)
+            case Verdict.YIELD:
+                return requeue(turn.row, Requeued("shutdown"), now)
+            case Verdict.SUSPEND if turn.suspension is not None:
+                return suspend(turn.row, turn.suspension, now)
+            case _:
+                return None
+
+    def _failure_body(self, error: BaseException) -> bytes:
+        return encode(self._failure(error), "the failure", self._node.settings.payload_bytes_max)
+
+    def _failure(self, error: BaseException) -> Failure:
+        """Return what is recorded of an error: equal places in the code have equal digests."""
+        frames = traceback.extract_tb(error.__traceback__)
+        places = "\n".join(f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in frames)
+        digest = blake2b(places.encode(errors="replace"), digest_size=8).hexdigest()
+        return failure_of(error, digest)
+
+
+async def load(node: Node, turn: OpenTurn) -> None:
+    """Read a turn's payload and record from the store: what a rerun is answered from.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+        TurnNotFound: it holds no such turn.
+    """
+    edges = await node.store.edges(turn.row.turn_id)
+    details = [decode_detail(edge) for edge in edges]
+    if not details or not isinstance(details[0], Inbound):
+        raise TurnNotFound(turn.row.turn_id)
+    turn.payload = bytes(details[0].payload)
+    turn.steps = fold_steps(edges)
+    turn.failures = sum(isinstance(detail, Requeued) and detail.reason == "retry" for detail in details)
+    turn.suspension = next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None)
+    turn.loaded = True

@@ -1,0 +1,392 @@
+"""The session agent: the durable actor at one address, and its mailbox of turns, one active at a time."""
+
+import asyncio
+from collections import deque
+from functools import partial
+
+import msgspec
+
+from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.persistence import settle
+from turnkeeper.actors.run import Run, load
+from turnkeeper.actors.values import encode
+from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed
+from turnkeeper.kernel.errors import (
+    DeadlineExceeded,
+    MailboxFull,
+    Quarantined,
+    TurnkeeperError,
+    TurnNotFound,
+    WaitTokenInvalid,
+)
+from turnkeeper.kernel.lifecycle import (
+    Arrival,
+    Change,
+    accept,
+    acquire,
+    drop_duplicate,
+    end,
+    failure_of,
+    requeue,
+    resume,
+)
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import LiveTurn
+from turnkeeper.kernel.receipt import FRESH_KEY, Admission, admit
+from turnkeeper.kernel.records import ActorOpened, Deliverable, Record
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+
+__all__ = ["Admitted", "SessionAgent"]
+
+Admitted = tuple[OpenTurn, bool]
+"""The turn an inbound has, and whether it had it before (a duplicate)."""
+
+
+class SessionAgent:
+    """The durable actor at one address.
+
+    `_current` is the one turn that may run, from before its lease is submitted until its end is committed;
+    `_queue` holds the others in the order of their receipts. A handler runs only under a committed lease.
+    """
+
+    __slots__ = ("_by_key", "_current", "_node", "_opened", "_queue", "actor_id", "address", "definition")
+
+    def __init__(self, node: Node, address: Address, definition: Agent, actor_id: int, *, opened: bool) -> None:
+        """Make the actor; `opened` says whether the store has its row."""
+        self._node = node
+        self._opened = opened
+        self._current: OpenTurn | None = None
+        self._queue: deque[OpenTurn] = deque()
+        self._by_key: dict[str, OpenTurn] = {}
+        self.address = address
+        self.definition = definition
+        self.actor_id = actor_id
+
+    @property
+    def idle(self) -> bool:
+        """Say whether no turn of the actor is live."""
+        return self._current is None and not self._queue
+
+    @property
+    def current(self) -> OpenTurn | None:
+        """Return the turn that runs, or is suspended, now."""
+        return self._current
+
+    def holds(self, key: str) -> bool:
+        """Say whether a live turn in memory has this key."""
+        return key in self._by_key
+
+    def open_turns(self) -> list[OpenTurn]:
+        """Return every live turn of the actor, in order."""
+        return [*([self._current] if self._current is not None else []), *self._queue]
+
+    # ------------------------------------------------------------ arrival
+
+    def admit(
+        self, key: str | None, payload: bytes, digest: bytes, *, retired: int | None = None
+    ) -> "asyncio.Future[Admitted]":
+        """Accept an inbound, or count it as a duplicate; the future is done once that is durable.
+
+        The turn starts by itself, whatever becomes of the caller. No key means a fresh one. `retired` is the
+        expired receipt of the key.
+
+        Raises:
+            IdempotencyConflict: the key stands for another payload of a live turn.
+            MailboxFull: `mailbox_len_max` turns wait; nothing was accepted.
+        """
+        node, now = self._node, self._node.clock.time()
+        known = self._by_key.get(key) if key is not None else None
+        match admit(known.arrival if known is not None else None, digest, now):
+            case Admission.DUPLICATE if known is not None:
+                return self._drop(known, now)
+            case Admission.RENEWED if known is not None:
+                retired = known.row.turn_id
+            case _:
+                pass
+        if len(self._queue) >= node.settings.mailbox_len_max:
+            raise MailboxFull(str(self.address), node.settings.mailbox_len_max)
+        node.persistence.check_room()
+        expires_at = now + node.settings.idempotency_s
+        turn_id = node.next_id()
+        key = f"{FRESH_KEY}{turn_id}" if key is None else key
+        arrival = Arrival(turn_id, self.actor_id, key, payload, digest, now, expires_at)
+        change = accept(arrival, node.lease if self.idle else None, retired)
+        turn = OpenTurn(change.row, arrival, committed=False)
+        if self.idle:
+            self._current = turn
+        else:
+            self._queue.append(turn)
+        self._by_key[key] = turn
+        records = change.records
+        first = not self._opened
+        if first:
+            self._opened = True
+            records = [ActorOpened(self.actor_id, *self.address), *records]
+        done: asyncio.Future[Admitted] = node.loop.create_future()
+        node.persistence.submit(records, partial(self._admitted, turn, done, first))
+        return done
+
+    def _admitted(
+        self, turn: OpenTurn, done: "asyncio.Future[Admitted]", first: bool, error: TurnkeeperError | None
+    ) -> None:
+        if error is None:
+            turn.committed = True
+            self._node.counters.accepted += 1
+            if not done.done():
+                done.set_result((turn, False))
+        else:
+            if first:
+                self._opened = False
+            self._forget(turn)
+            if not done.done():
+                done.set_exception(error)
+        if self._current is not turn:
+            self._next()
+        elif error is None:
+            self._start(turn)
+        else:
+            self._current = None
+            self._next()
+
+    def _drop(self, known: OpenTurn, now: float) -> "asyncio.Future[Admitted]":
+        """Count a duplicate of a live turn; it is answered with that turn once the count is durable."""
+        row, records = drop_duplicate(known.row, known.row.turn_id, known.row.turn_id, now)
+        if row is not None:
+            known.row = row
+        done: asyncio.Future[Admitted] = self._node.loop.create_future()
+
+        def told(error: TurnkeeperError | None) -> None:
+            if error is None:
+                self._node.counters.duplicates += 1
+            if done.done():
+                return
+            if error is None:
+                done.set_result((known, True))
+            else:
+                done.set_exception(error)
+
+        self._node.persistence.submit(records, told)
+        return done
+
+    def restore(self, live: LiveTurn, row: TurnRow) -> None:
+        """Hold a turn that an earlier boot left live; called in the order of acceptance."""
+        arrival = Arrival(row.turn_id, row.actor_id, live.key, b"", live.digest, 0.0, live.expires_at)
+        turn = OpenTurn(row, arrival, committed=True)
+        self._by_key[live.key] = turn
+        if row.state is TurnState.SUSPENDED:
+            self._current = turn
+            self._stand(turn)
+        else:
+            self._queue.append(turn)
+
+    # ------------------------------------------------------------ one turn after another
+
+    def proceed(self) -> None:
+        """Start what can be started. Calling it once more does nothing: a nudge creates no work."""
+        self._next()
+
+    def _next(self) -> None:
+        if self._current is not None or self._node.closing:
+            return
+        turn = self._ready()
+        if turn is None:
+            if not self._queue:
+                self._node.on_idle(self)
+            return
+        self._queue.popleft()
+        self._current = turn
+        if turn.row.attempt > self._node.settings.attempts_max:
+            self._fail(turn, Quarantined(turn.row.turn_id, turn.row.attempt - 1))
+            return
+        before = turn.row
+        change = acquire(before, self._node.lease, self._node.clock.time())
+        turn.row = change.row
+        self._node.persistence.submit(change.records, partial(self._acquired, turn))
+
+    def _ready(self) -> OpenTurn | None:
+        """Return the head of the queue if it may start now; arm its timer if it may start later."""
+        turn = self._queue[0] if self._queue else None
+        if turn is None or not turn.committed:
+            return None  # its own commit comes back here
+        wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
+        if wait_s > 0:
+            turn.disarm()
+            turn.timer = self._node.loop.call_later(wait_s, self._next)
+            return None
+        return turn
+
+    def _acquired(self, turn: OpenTurn, error: TurnkeeperError | None) -> None:
+        if error is None:
+            self._start(turn)
+        else:
+            self._node.start(self._resync(turn))
+
+    def _start(self, turn: OpenTurn) -> None:
+        """Run a turn whose lease is committed, in a task of its own."""
+        if self._node.closing:
+            self._move(turn, requeue(turn.row, Requeued("shutdown"), self._node.clock.time()))
+            return
+        Run(self._node, self.address, self.definition, turn, self._ended).start()
+
+    # ------------------------------------------------------------ how a run ends
+
+    def _ended(self, turn: OpenTurn, change: Change | None) -> None:
+        if change is None:
+            self._node.start(self._resync(turn))
+        else:
+            self._move(turn, change)
+
+    def _move(self, turn: OpenTurn, change: Change) -> None:
+        """Commit a turn's way out of running; the successor's lease rides in the same commit."""
+        turn.row = change.row
+        records: list[Record] = change.records
+        successor: OpenTurn | None = None
+        before: TurnRow | None = None
+        if change.row.state in TERMINAL and not self._node.closing:
+            successor = self._ready()
+        if successor is not None and successor.row.attempt <= self._node.settings.attempts_max:
+            self._queue.popleft()
+            before = successor.row
+            acquired = acquire(before, self._node.lease, self._node.clock.time())
+            successor.row = acquired.row
+            records = [*records, *acquired.records]
+        else:
+            successor = None
+        deliverable = change.records[0]
+        self._node.persistence.submit(records, partial(self._moved, turn, deliverable, successor, before))
+
+    def _moved(
+        self,
+        turn: OpenTurn,
+        deliverable: Record,
+        successor: OpenTurn | None,
+        before: TurnRow | None,
+        error: TurnkeeperError | None,
+    ) -> None:
+        if error is not None:
+            if successor is not None and before is not None:
+                successor.row = before
+                self._queue.appendleft(successor)
+            self._node.start(self._resync(turn))
+            return
+        if isinstance(deliverable, Deliverable):
+            self._finish(turn, deliverable)
+            self._current = successor
+            if successor is not None:
+                self._start(successor)
+                return
+        else:
+            self._place(turn)
+        self._next()
+
+    def _finish(self, turn: OpenTurn, deliverable: Deliverable) -> None:
+        """Tell everyone that the turn has ended: its deliverable is durable."""
+        self._forget(turn)
+        turn.finish(deliverable)
+        self._node.ended(self.address, turn, deliverable)
+
+    def _place(self, turn: OpenTurn) -> None:
+        """Put a live turn that runs no more where its row says it stands."""
+        turn.loaded = False
+        if turn.row.state is TurnState.SUSPENDED:
+            self._current = turn
+            self._stand(turn)
+        else:
+            self._current = None
+            self._queue.appendleft(turn)
+
+    def _forget(self, turn: OpenTurn) -> None:
+        if self._by_key.get(turn.arrival.key) is turn:
+            del self._by_key[turn.arrival.key]
+        if turn in self._queue:
+            self._queue.remove(turn)
+
+    def _fail(self, turn: OpenTurn, error: TurnkeeperError) -> None:
+        """End a turn that does not run: it has waited, or has been started, too often."""
+        body = encode(failure_of(error), "the failure", self._node.settings.payload_bytes_max)
+        self._move(turn, end(turn.row, EdgeKind.TURN_FAILED, body, self._node.clock.time()))
+
+    async def _resync(self, turn: OpenTurn) -> None:
+        """Read a turn again after the store refused a write, until it can be read and placed.
+
+        What is in memory ran ahead of what is stored; the store is right. A turn that is still running there is
+        taken back: its rerun is answered from what was recorded.
+        """
+        pause_s = 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(self._node.settings.retry_cap_s, 2 * pause_s + self._node.settings.retry_base_s)
+            try:
+                row = await self._node.store.turn(turn.row.turn_id)
+                if row is not None and row.state is TurnState.RUNNING:
+                    change = requeue(row, Requeued("storage"), self._node.clock.time())
+                    await self._node.persistence.commit(change.records)
+                    row = change.row
+                if row is not None and row.state in TERMINAL:
+                    found = await self._node.store.deliverable(row.turn_id)
+            except TurnkeeperError as error:
+                self._node.log.warning("turn.resync_failed", turn_id=turn.row.turn_id, error=type(error).__name__)
+                continue
+            break
+        self._node.log.warning("turn.resynced", turn_id=turn.row.turn_id, state=str(row and row.state))
+        if row is None or row.state in TERMINAL:
+            self._current = None
+            if row is None:
+                self._forget(turn)
+                turn.abandon(TurnNotFound(turn.row.turn_id))
+            elif found is not None:
+                turn.row = row
+                self._finish(turn, found)
+        else:
+            turn.row = row
+            self._place(turn)
+        self._next()
+
+    # ------------------------------------------------------------ standing on a wait
+
+    def _stand(self, turn: OpenTurn) -> None:
+        """Let a suspended turn stand until it is resolved, or until its wait's deadline ends it."""
+        self._node.suspended[turn.row.turn_id] = self
+        wait_s = max(0.0, (turn.row.due_at or 0.0) - self._node.clock.time())
+        turn.timer = self._node.loop.call_later(wait_s, self._give_up, turn)
+
+    def _give_up(self, turn: OpenTurn) -> None:
+        if turn.row.state is TurnState.SUSPENDED and not self._node.closing:
+            self._node.suspended.pop(turn.row.turn_id, None)
+            self._fail(turn, DeadlineExceeded(turn.row.turn_id, self._node.settings.approval_s))
+
+    async def resolve(self, turn_id: int, finding: Happened | DidNotHappen) -> None:
+        """Say what became of the effect a suspended turn stands on; the turn then runs again.
+
+        Raises:
+            WaitTokenInvalid: the turn does not stand on a step, or has been answered.
+        """
+        turn = self._current
+        if turn is None or turn.row.turn_id != turn_id or turn.row.state is not TurnState.SUSPENDED:
+            raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")
+        body = b""
+        if isinstance(finding, Happened):
+            body = encode(finding.result, "the result", self._node.settings.payload_bytes_max)
+        await load(self._node, turn)
+        if turn.row.state is not TurnState.SUSPENDED or turn.suspension is None:
+            raise WaitTokenInvalid(turn_id, "it has been answered already")
+        lease = self._node.lease
+        happened = isinstance(finding, Happened)
+        found = Resumed(
+            lease.boot_id, lease.until, turn.suspension.step, happened, msgspec.Raw(body) if happened else None
+        )
+        change = resume(turn.row, lease, found, self._node.clock.time())
+        turn.disarm()
+        turn.row, turn.loaded = change.row, False
+        self._node.suspended.pop(turn_id, None)
+        done: asyncio.Future[None] = self._node.loop.create_future()
+        told = settle(done)
+
+        def resumed(error: TurnkeeperError | None) -> None:
+            self._acquired(turn, error)
+            told(error)
+
+        self._node.persistence.submit(change.records, resumed)
+        await done

@@ -1,0 +1,107 @@
+"""The file: is it a store, is it ours, is its schema known; and what an error of SQLite's means in words."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from turnkeeper.actors.store.sql import migrations, queries
+from turnkeeper.kernel.errors import SchemaTooNew, StorageFailed
+
+__all__ = ["APPLICATION_ID", "check_file", "check_schema", "explained", "migrate", "resolve"]
+
+APPLICATION_ID: Final = 0x7475726E
+"""`turn` in ASCII: SQLite's own field for telling one application's files from another's."""
+
+_HEADER: Final = b"SQLite format 3\x00"
+_OLDEST_SQLITE: Final = (3, 37, 0)
+"""The first SQLite with STRICT tables."""
+
+_MEANINGS: Final = (
+    ("full", "the disk is full; nothing of this was written, and work goes on once there is room"),
+    ("not a database", "not a turnkeeper store (no SQLite database)"),
+    ("readonly", "read-only: the file and its folder must be writable"),
+    ("unable to open", "cannot be opened: check that its folder exists and may be written"),
+    ("locked", "locked by another program"),
+)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the one path of a file, so that two names of it have one owner lock.
+
+    Raises:
+        StorageFailed: the path cannot be one.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StorageFailed(repr(path), f"not a usable path: {error}") from error
+
+
+def check_file(file: Path) -> None:
+    """Refuse a path that cannot become or be a store, before anything is made beside it.
+
+    Raises:
+        StorageFailed: a directory, a missing folder, another program's file, an SQLite without STRICT tables.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StorageFailed(str(file), f"needs SQLite 3.37 or later, this Python has {sqlite3.sqlite_version}")
+    try:
+        if file.is_dir():
+            raise StorageFailed(str(file), "is a directory; a store is one file")
+        if not file.exists():
+            if not file.parent.is_dir():
+                raise StorageFailed(str(file), f"the folder {file.parent} does not exist")
+            return
+        with file.open("rb") as opened:
+            head = opened.read(len(_HEADER))
+    except OSError as error:
+        raise StorageFailed(str(file), error.strerror or str(error)) from error
+    if head and head != _HEADER:
+        raise StorageFailed(str(file), "not a turnkeeper store (no SQLite database)")
+
+
+def check_schema(file: Path, connection: sqlite3.Connection) -> int:
+    """Return the schema version of an open database, 0 for an empty one.
+
+    Raises:
+        StorageFailed: another application's database.
+        SchemaTooNew: a newer version of this one wrote it.
+    """
+    ((application,),) = connection.execute("PRAGMA application_id")
+    ((version,),) = connection.execute("PRAGMA user_version")
+    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StorageFailed(str(file), "not a turnkeeper store (another program's SQLite database)")
+    if version > len(migrations()):
+        raise SchemaTooNew(str(file), version, len(migrations()))
+    return int(version)
+
+
+def migrate(file: Path, store_id: str, created_at: float) -> None:
+    """Bring a file's schema up to date, each migration in a transaction of its own.
+
+    Raises:
+        StorageFailed, SchemaTooNew: see `check_schema`; the file is as it was.
+    """
+    try:
+        connection = sqlite3.connect(file, isolation_level=None)
+        try:
+            version = check_schema(file, connection)
+            for number, migration in enumerate(migrations()[version:], version + 1):
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {migration}; PRAGMA application_id = {APPLICATION_ID};"
+                    f" PRAGMA user_version = {number}; COMMIT;"
+                )
+            if not connection.execute("SELECT count(*) FROM store").fetchone()[0]:
+                connection.execute(queries()["store_created"], (store_id, created_at))
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise explained(str(file), error) from error
+
+
+def explained(path: str, error: sqlite3.Error) -> StorageFailed:
+    """Return SQLite's error in words that say what to do."""
+    said = str(error)
+    meaning = next((meaning for word, meaning in _MEANINGS if word in said), said)
+    return StorageFailed(path, meaning)

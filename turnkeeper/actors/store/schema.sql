@@ -1,0 +1,102 @@
+-- The whole schema as it stands: what the migrations, in order, amount to (a test compares them).
+-- The database guards the contract by itself: states, one running turn per actor, one deliverable per turn,
+-- terminal if and only if delivered, edges that are only ever appended.
+
+CREATE TABLE store (
+    store_id TEXT PRIMARY KEY,
+    created_at REAL NOT NULL
+) STRICT;
+
+CREATE TABLE nodes (
+    boot_id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    lease_until REAL NOT NULL,
+    stopped_at REAL
+) STRICT;
+
+CREATE TABLE actors (
+    actor_id INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    UNIQUE (session_id, agent_id, tenant)
+) STRICT;
+
+CREATE TABLE turns (
+    turn_id INTEGER PRIMARY KEY,
+    actor_id INTEGER NOT NULL REFERENCES actors,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'suspended', 'completed', 'failed', 'cancelled')),
+    epoch INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    boot_id INTEGER REFERENCES nodes,
+    due_at REAL,
+    deliverable_id INTEGER REFERENCES deliverables, -- written first: a deferred check would scan this table
+    CHECK ((state = 'running') = (boot_id IS NOT NULL)),
+    CHECK (state <> 'suspended' OR due_at IS NOT NULL),
+    CHECK ((state IN ('completed', 'failed', 'cancelled')) = (deliverable_id IS NOT NULL)),
+    CHECK (deliverable_id IS NULL OR deliverable_id = turn_id)
+) STRICT;
+
+-- Lists the live turns, and lets an actor have one running turn: all of its running turns would be number 0.
+-- One index for both, because each index a turn enters and leaves costs two pages of its commits.
+CREATE UNIQUE INDEX turns_live ON turns (actor_id, CASE state WHEN 'running' THEN 0 ELSE turn_id END)
+WHERE state IN ('queued', 'running', 'suspended');
+
+CREATE TABLE deliverables (
+    turn_id INTEGER PRIMARY KEY REFERENCES turns,
+    outcome TEXT NOT NULL CHECK (outcome IN ('completed', 'failed', 'cancelled')),
+    body BLOB NOT NULL,
+    at REAL NOT NULL
+) STRICT;
+
+-- One number an inbound: a receipt that opened a turn has that turn's id.
+CREATE TABLE receipts (
+    receipt_id INTEGER PRIMARY KEY,
+    actor_id INTEGER NOT NULL REFERENCES actors,
+    key TEXT NOT NULL,
+    turn_id INTEGER NOT NULL REFERENCES turns,
+    digest BLOB NOT NULL,
+    duplicate_count INTEGER NOT NULL DEFAULT 0,
+    first_seen REAL NOT NULL,
+    last_seen REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    retired INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE UNIQUE INDEX receipts_key ON receipts (actor_id, key) WHERE retired = 0;
+
+CREATE TABLE edges (
+    edge_id INTEGER PRIMARY KEY,
+    turn_id INTEGER NOT NULL, -- no REFERENCES: the statement that appends an edge selects it from its turn
+    ordinal INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    at REAL NOT NULL,
+    detail BLOB NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX edges_turn ON edges (turn_id, ordinal);
+
+CREATE TRIGGER edges_never_change BEFORE UPDATE ON edges
+BEGIN
+    SELECT RAISE(ABORT, 'edges are append-only');
+END;
+
+CREATE TRIGGER edges_never_go BEFORE DELETE ON edges
+BEGIN
+    SELECT RAISE(ABORT, 'edges are append-only');
+END;
+
+-- A receipt's state is its turn's, in other words: stored once, so the two cannot disagree.
+CREATE VIEW receipt_states AS
+SELECT
+    receipts.*,
+    CASE turns.state
+        WHEN 'queued' THEN 'accepted'
+        WHEN 'running' THEN 'processing'
+        WHEN 'suspended' THEN 'processing'
+        ELSE turns.state
+    END AS state
+FROM receipts JOIN turns USING (turn_id);

@@ -1,0 +1,156 @@
+"""The SQLite store: one owned file, one writing connection, one that only reads."""
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import msgspec
+
+from turnkeeper.actors.store.batch import BatchConnection
+from turnkeeper.actors.store.file import check_file, explained, migrate, resolve
+from turnkeeper.actors.store.lock import OwnerLock
+from turnkeeper.actors.store.sql import queries
+from turnkeeper.kernel.edge import Edge, EdgeKind
+from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import LiveTurn, Marks
+from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState
+from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.turn import TurnRow, TurnState
+
+__all__ = ["SqliteStore"]
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA secure_delete = OFF",  # Debian turns it on; it doubles what a freed page costs
+    "PRAGMA cache_size = -65536",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+class SqliteStore:
+    """A store in one file. The writing connection belongs to one writer; reads see the last commit."""
+
+    def __init__(self, path: str | Path, *, synchronous: str = "FULL", store_id: str, created_at: float) -> None:
+        """Name the file; nothing is touched before `open`.
+
+        Args:
+            path: the database file; it is made where it does not exist.
+            synchronous: SQLite's setting, see `Settings.synchronous`.
+            store_id: the name the store gets if it is new.
+            created_at: wall time, s, recorded if it is new.
+        """
+        self._file = resolve(path)
+        self.path = str(self._file)
+        self._synchronous = synchronous
+        self._new = (store_id, created_at)
+        self._lock = OwnerLock(self._file)
+        self._raw: list[BatchConnection] = []
+        self._writer: aiosqlite.Connection | None = None
+        self._reader: aiosqlite.Connection | None = None
+
+    async def open(self) -> Marks:
+        """Take the owner lock, check the file, migrate it, connect.
+
+        Raises:
+            StoreInUse: another runtime owns the file.
+            SchemaTooNew: a newer version wrote it.
+            StorageFailed: it is no store, or cannot be opened; the reason says which.
+        """
+        check_file(self._file)
+        self._lock.acquire()
+        try:
+            await asyncio.to_thread(migrate, self._file, *self._new)
+            await self._connect()
+            (row,) = await self._read("marks")
+        except BaseException:
+            await self.close()
+            raise
+        return Marks(*row)
+
+    async def close(self) -> None:
+        """Close both connections and give the file back. Safe to call twice, and after a failed `open`."""
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+        self._reader = self._writer = None
+        self._raw.clear()
+        self._lock.release()
+
+    async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
+        """Write the commit points in one transaction and one thread hop; see `Store.apply`."""
+        if self._writer is None:
+            raise StorageFailed(self.path, "the store is closed")
+        raw = self._raw[0]
+        raw.staged = points
+        try:
+            await self._writer.commit()
+        except sqlite3.Error as error:
+            raise explained(self.path, error) from error
+        return raw.rejected
+
+    async def live_turns(self) -> list[LiveTurn]:
+        """Return every live turn, in the order of acceptance."""
+        return [LiveTurn(_turn(row[:9]), Address(*row[9:12]), *row[12:]) for row in await self._read("live_turns")]
+
+    async def actor_id(self, address: Address) -> int | None:
+        """Return the id of an actor that has been spoken to before."""
+        rows = await self._read("actor_id", *address)
+        return rows[0][0] if rows else None
+
+    async def receipt(self, actor_id: int, key: str) -> ReceiptRow | None:
+        """Return the receipt a key stands for now."""
+        for row in await self._read("receipt", actor_id, key):
+            return msgspec.structs.replace(ReceiptRow(*row), state=ReceiptState(row[5]))
+        return None
+
+    async def turn(self, turn_id: int) -> TurnRow | None:
+        """Return a turn as stored."""
+        for row in await self._read("turn", turn_id):
+            return _turn(row)
+        return None
+
+    async def edges(self, turn_id: int) -> list[Edge]:
+        """Return a turn's edges in order."""
+        return [Edge(row[0], row[1], EdgeKind(row[2]), *row[3:]) for row in await self._read("edges", turn_id)]
+
+    async def deliverable(self, turn_id: int) -> Deliverable | None:
+        """Return a turn's deliverable once it has one."""
+        for row in await self._read("deliverable_of", turn_id):
+            return Deliverable(*row)
+        return None
+
+    async def _connect(self) -> None:
+        def connection(*args: Any, **kwargs: Any) -> BatchConnection:
+            made = BatchConnection(*args, **kwargs)
+            self._raw.append(made)
+            return made
+
+        try:
+            self._writer = await aiosqlite.connect(
+                self.path, isolation_level=None, cached_statements=256, factory=connection
+            )
+            for pragma in (*_PRAGMAS, f"PRAGMA synchronous = {self._synchronous}"):
+                await self._writer.execute_fetchall(pragma)
+            self._reader = await aiosqlite.connect(
+                f"{self._file.as_uri()}?mode=ro", uri=True, isolation_level=None, cached_statements=256
+            )
+        except sqlite3.Error as error:
+            raise explained(self.path, error) from error
+
+    async def _read(self, name: str, *parameters: object) -> list[Any]:
+        if self._reader is None:
+            raise StorageFailed(self.path, "the store is closed")
+        try:
+            return list(await self._reader.execute_fetchall(queries()[name], parameters))
+        except sqlite3.Error as error:
+            raise explained(self.path, error) from error
+
+
+def _turn(row: Sequence[Any]) -> TurnRow:
+    return msgspec.structs.replace(TurnRow(*row), state=TurnState(row[2]))

@@ -1,0 +1,108 @@
+"""Ports: what the kernel's users must bring (time, chance, a store), so that tests can bring their own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from turnkeeper.kernel.edge import Edge
+from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import ReceiptRow
+from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.turn import TurnRow
+
+__all__ = ["Chance", "Clock", "LiveTurn", "Marks", "Store"]
+
+
+class Clock(Protocol):
+    """Wall time, for rows and for deadlines that outlive the process."""
+
+    def time(self) -> float:
+        """Return seconds since the epoch."""
+        ...
+
+
+class Chance(Protocol):
+    """Randomness: backoff's jitter and a new store's name."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+    def token(self) -> str:
+        """Return a name that no other store has."""
+        ...
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """The highest ids a store has handed out, from which the runtime counts on in memory."""
+
+    store_id: str
+    boot_id: int
+    actor_id: int
+    receipt_id: int
+
+
+class LiveTurn(msgspec.Struct, frozen=True, gc=False):
+    """A turn that was live when the store was opened: what recovery needs, without payload or steps."""
+
+    row: TurnRow
+    address: Address
+    key: str
+    digest: bytes
+    expires_at: float
+
+
+class Store(Protocol):
+    """Durable rows. One runtime owns a store at a time; `apply` is called by one writer only."""
+
+    path: str
+
+    async def open(self) -> Marks:
+        """Take ownership and bring the schema up to date.
+
+        Raises:
+            StoreInUse, SchemaTooNew, StorageFailed: it cannot be had; nothing was changed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up ownership."""
+        ...
+
+    async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
+        """Write the commit points, in order, in one durable transaction.
+
+        Returns:
+            The rejected points by index, each with the reason; nothing of a rejected point was written, and
+            the other points stand.
+
+        Raises:
+            StorageFailed: nothing of any point was written.
+        """
+        ...
+
+    async def live_turns(self) -> list[LiveTurn]:
+        """Return every live turn, in the order in which they were accepted."""
+        ...
+
+    async def actor_id(self, address: Address) -> int | None:
+        """Return the id of an actor that has been spoken to before."""
+        ...
+
+    async def receipt(self, actor_id: int, key: str) -> ReceiptRow | None:
+        """Return the receipt a key stands for now."""
+        ...
+
+    async def turn(self, turn_id: int) -> TurnRow | None:
+        """Return a turn as stored."""
+        ...
+
+    async def edges(self, turn_id: int) -> list[Edge]:
+        """Return a turn's edges in order."""
+        ...
+
+    async def deliverable(self, turn_id: int) -> Deliverable | None:
+        """Return a turn's deliverable once it has one."""
+        ...

@@ -1,0 +1,55 @@
+"""The verdict on a run: what becomes of a turn whose handler has ended, decided in one place."""
+
+from enum import StrEnum
+
+from turnkeeper.kernel.errors import StaleEpoch, StorageError, TurnkeeperError
+
+__all__ = ["Stop", "Verdict", "judge"]
+
+
+class Stop(StrEnum):
+    """Why a running handler was told to stop; its own outcome no longer counts."""
+
+    SUSPEND = "suspend"  # the turn stands on a wait from now on
+    SHUTDOWN = "shutdown"  # the runtime is closing
+    DEADLINE = "deadline"  # it ran longer than it may
+
+
+class Verdict(StrEnum):
+    """What becomes of the turn."""
+
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RETRY = "retry"  # back to its queue, after a backoff
+    YIELD = "yield"  # back to its queue, for the next runtime
+    SUSPEND = "suspend"
+    RESYNC = "resync"  # what is stored is not known here: read it again, and go on from there
+
+
+def judge(
+    error: BaseException | None, stop: Stop | None, *, failures: int, retries_max: int, repeatable: bool
+) -> Verdict:
+    """Decide what becomes of a turn.
+
+    Args:
+        error: what its handler raised, or what its record ran into; None for a value.
+        stop: why it was told to stop, if it was.
+        failures: how many runs of it have failed before this one.
+        retries_max: how many failed runs may be retried.
+        repeatable: False where the failure is an effectful step's own: running that again could do harm.
+    """
+    if isinstance(error, StorageError | StaleEpoch):
+        return Verdict.RESYNC
+    match stop:
+        case Stop.SUSPEND:
+            return Verdict.SUSPEND
+        case Stop.SHUTDOWN:
+            return Verdict.YIELD
+        case Stop.DEADLINE:
+            return Verdict.FAIL
+        case None:
+            pass
+    if error is None:
+        return Verdict.COMPLETE
+    retryable = error.retryable if isinstance(error, TurnkeeperError) else True
+    return Verdict.RETRY if retryable and repeatable and failures < retries_max else Verdict.FAIL

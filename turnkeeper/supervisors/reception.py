@@ -1,0 +1,137 @@
+"""The reception: every inbound comes in here, finds its session agent, and leaves with a receipt."""
+
+import asyncio
+from collections.abc import Mapping
+
+from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.receipt import Receipt
+from turnkeeper.actors.session import SessionAgent
+from turnkeeper.kernel.errors import KeyTaken, Refused, TurnkeeperError, UnknownAgent, VersionConflict
+from turnkeeper.kernel.lifecycle import drop_duplicate
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
+
+__all__ = ["Reception"]
+
+_TRIES_MAX = 16
+"""Rounds an admission may lose against others for the same key; each round, some other one wins."""
+
+
+class Reception:
+    """The session agents of a runtime by address: live ones, and a bounded number of idle ones."""
+
+    __slots__ = ("_agents", "_definitions", "_idle", "_node", "_opening")
+
+    def __init__(self, definitions: Mapping[str, Agent]) -> None:
+        """Know which agents there are; `serve` before anything is admitted."""
+        self._definitions = definitions
+        self._agents: dict[Address, SessionAgent] = {}
+        self._idle: dict[Address, SessionAgent] = {}
+        self._opening: dict[Address, asyncio.Task[SessionAgent]] = {}
+        self._node: Node
+
+    def serve(self, node: Node) -> None:
+        """Work for this node from now on."""
+        self._node = node
+
+    def agents(self) -> list[SessionAgent]:
+        """Return the session agents in memory, idle ones included."""
+        return list(self._agents.values())
+
+    def definition(self, agent_id: str) -> Agent:
+        """Return a declared agent.
+
+        Raises:
+            UnknownAgent: the runtime was not given it.
+        """
+        found = self._definitions.get(agent_id)
+        if found is None:
+            raise UnknownAgent(agent_id, ", ".join(sorted(self._definitions)) or "none")
+        return found
+
+    async def admit(self, address: Address, key: str | None, payload: bytes) -> Receipt:
+        """Answer an inbound with its receipt, once that is durable. Cancelling stops only the waiting.
+
+        The unique index on keys is the judge: a key that is not live in memory is tried as new, and only where
+        the store refuses it is the stored receipt read.
+
+        Raises:
+            IdempotencyConflict, MailboxFull, StorageFailed: nothing was accepted.
+        """
+        self.definition(address.agent_id)
+        digest = payload_digest(payload)
+        retired: int | None = None
+        lost: TurnkeeperError | None = None
+        for _ in range(_TRIES_MAX):
+            agent = self._agents.get(address) or await self._open(address)
+            self._idle.pop(address, None)
+            try:
+                turn, duplicate = await agent.admit(key, payload, digest, retired=retired)
+                return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
+            except (KeyTaken, VersionConflict) as error:
+                lost = error
+            except Refused:
+                agent.proceed()
+                raise
+            known = await self._node.store.receipt(agent.actor_id, key or "")
+            if known is None or agent.holds(known.key):
+                continue
+            match admit(known, digest, self._node.clock.time()):
+                case Admission.RENEWED:
+                    retired = known.receipt_id
+                case Admission.DUPLICATE:
+                    return await self._drop(address, known)
+                case Admission.NEW:
+                    retired = None
+        raise lost or KeyTaken(key or "")
+
+    async def receipt(self, address: Address, key: str) -> Receipt | None:
+        """Return the receipt a key stands for now, None where it stands for none."""
+        actor_id = await self._node.store.actor_id(address)
+        known = await self._node.store.receipt(actor_id, key) if actor_id is not None else None
+        return self._receipt_of(address, known) if known is not None else None
+
+    def restored(self, address: Address, actor_id: int) -> SessionAgent:
+        """Return the session agent of an actor that the store has already."""
+        agent = self._agents.get(address)
+        if agent is None:
+            definition = self.definition(address.agent_id)
+            agent = self._agents[address] = SessionAgent(self._node, address, definition, actor_id, opened=True)
+        return agent
+
+    def rest(self, agent: SessionAgent) -> None:
+        """Keep an idle agent for a while: the longest idle leaves first, and comes back on its next inbound."""
+        self._idle[agent.address] = agent
+        if len(self._idle) > self._node.settings.idle_agents_max:
+            longest = next(iter(self._idle))
+            del self._idle[longest], self._agents[longest]
+
+    async def _open(self, address: Address) -> SessionAgent:
+        """Bring a session agent into memory, once however many ask for it at the same time."""
+        opening = self._opening.get(address)
+        if opening is None:
+            opening = self._opening[address] = asyncio.create_task(self._load(address))
+            opening.add_done_callback(lambda _: self._opening.pop(address))
+        return await asyncio.shield(opening)
+
+    async def _load(self, address: Address) -> SessionAgent:
+        actor_id = await self._node.store.actor_id(address)
+        if actor_id is not None:
+            return self.restored(address, actor_id)
+        definition = self.definition(address.agent_id)
+        fresh = SessionAgent(self._node, address, definition, self._node.next_actor_id(), opened=False)
+        return self._agents.setdefault(address, fresh)
+
+    async def _drop(self, address: Address, known: ReceiptRow) -> Receipt:
+        """Count a duplicate of a turn that has ended, and answer with its receipt."""
+        _, records = drop_duplicate(None, known.receipt_id, known.turn_id, self._node.clock.time())
+        await self._node.persistence.commit(records)
+        self._node.counters.duplicates += 1
+        return self._receipt_of(address, known)
+
+    def _receipt_of(self, address: Address, known: ReceiptRow) -> Receipt:
+        agent = self._agents.get(address)
+        live = {turn.row.turn_id: turn for turn in agent.open_turns()} if agent is not None else {}
+        turn = live.get(known.turn_id)
+        return Receipt(self._node, address, known.key, known.turn_id, turn, duplicate=True)

@@ -1,0 +1,72 @@
+"""Recovery: what a dead boot left running is taken back, and everything live goes on, without new traffic."""
+
+import asyncio
+from collections.abc import Sequence
+
+from turnkeeper.actors.node import Node
+from turnkeeper.kernel.edge import Requeued
+from turnkeeper.kernel.errors import TurnkeeperError, UnknownAgent
+from turnkeeper.kernel.lifecycle import requeue
+from turnkeeper.kernel.ports import LiveTurn
+from turnkeeper.kernel.turn import TurnRow, TurnState
+from turnkeeper.supervisors.reception import Reception
+
+__all__ = ["recover"]
+
+
+async def recover(node: Node, reception: Reception) -> None:
+    """Take back every turn that an earlier boot was running, then let every live turn go on in its order.
+
+    The owner lock says that the earlier boot is dead, so no lease is waited for. Turns of agents that this
+    runtime was not given are taken back too, so that nothing is running for ever, and stay queued.
+
+    Raises:
+        StorageFailed: the store cannot be read or written; nothing was started.
+    """
+    live = await node.store.live_turns()
+    rows = await _take_back(node, live)
+    agents = {}
+    missing: dict[str, int] = {}
+    for turn, row in zip(live, rows, strict=True):
+        try:
+            agent = reception.restored(turn.address, row.actor_id)
+        except UnknownAgent as error:
+            missing[error.agent_id] = missing.get(error.agent_id, 0) + 1
+            continue
+        agent.restore(turn, row)
+        agents[turn.address] = agent
+    for agent in agents.values():
+        agent.proceed()
+    for agent_id, turns in missing.items():
+        node.log.warning("agent.missing", agent_id=agent_id, turns=turns)
+
+
+async def _take_back(node: Node, live: Sequence[LiveTurn]) -> list[TurnRow]:
+    """Requeue what is running, all in as few commits as the writer needs; return the rows as they are then."""
+    rows: list[TurnRow] = []
+    done: asyncio.Future[None] = node.loop.create_future()
+    refused: list[TurnkeeperError] = []
+    open_points = 1
+
+    def told(error: TurnkeeperError | None) -> None:
+        nonlocal open_points
+        open_points -= 1
+        if error is not None:
+            refused.append(error)
+        if open_points == 0 and not done.done():
+            done.set_result(None)
+
+    for turn in live:
+        row = turn.row
+        if row.state is TurnState.RUNNING:
+            change = requeue(row, Requeued("recovery"), node.clock.time())
+            open_points += 1
+            node.persistence.submit(change.records, told)
+            node.counters.recovered += 1
+            row = change.row
+        rows.append(row)
+    told(None)
+    await done
+    if refused:
+        raise refused[0]
+    return rows

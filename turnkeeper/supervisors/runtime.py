@@ -1,0 +1,312 @@
+"""The runtime: the root that owns a store, its writer and its session agents."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+
+from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened
+from turnkeeper.actors.node import Node, SystemChance, SystemClock
+from turnkeeper.actors.persistence import Persistence, PersistenceStatistics
+from turnkeeper.actors.receipt import Receipt, Result
+from turnkeeper.actors.store.sqlite import SqliteStore
+from turnkeeper.actors.values import encode
+from turnkeeper.kernel.errors import (
+    InvalidName,
+    ShuttingDown,
+    TurnkeeperError,
+    TurnNotFound,
+    WaitTokenInvalid,
+)
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import Chance, Clock
+from turnkeeper.kernel.receipt import FRESH_KEY
+from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
+from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.verdict import Stop
+from turnkeeper.supervisors.reception import Reception
+from turnkeeper.supervisors.recovery import recover
+
+__all__ = ["Runtime", "RuntimeStatistics"]
+
+_NAME_LEN_MAX = 512
+_LAST_WORDS_S = 1.0
+"""How long a cancelled handler may take to clean up before the runtime closes without it."""
+
+
+class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runtime holds now, and has done since it started."""
+
+    boot_id: int
+    agents: int
+    running: int
+    queued: int
+    suspended: int
+    accepted: int
+    duplicates: int
+    recovered: int
+    retried: int
+    completed: int
+    failed: int
+    cancelled: int
+    steps: int
+    persistence: PersistenceStatistics
+
+
+class Runtime:
+    """Durable turns for agents, on one SQLite file.
+
+    An async context manager: entering takes the file, recovers what an earlier process left, and starts; leaving
+    refuses new work, gives running turns `shutdown_s` to end, takes the others back to their queues for the next
+    runtime, and closes. Works inside a FastAPI or Starlette lifespan.
+
+    Promises: `tell` returns after the commit. One turn of an actor runs at a time, in the order of acceptance.
+    What was accepted ends in exactly one deliverable, in this process or in a later one. A key that comes again
+    is answered, not run. Cancelling a caller stops its waiting and nothing else.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        agents: Sequence[Agent],
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        """Describe a runtime; nothing is touched before it is entered.
+
+        Args:
+            path: the database file, made where it does not exist.
+            agents: what `@agent` made. Live turns of agents not given here stay queued.
+            settings: limits and durations.
+            clock: wall time, for tests and simulations.
+            chance: randomness, for tests and simulations.
+
+        Raises:
+            ValueError: two agents have one name.
+        """
+        by_id = {agent.agent_id: agent for agent in agents}
+        if len(by_id) != len(agents):
+            msg = f"two agents have one name: {sorted(agent.agent_id for agent in agents)}"
+            raise ValueError(msg)
+        self._settings = settings or Settings()
+        self._clock = clock or SystemClock()
+        self._chance = chance or SystemChance()
+        self._store = SqliteStore(
+            path,
+            synchronous=self._settings.synchronous,
+            store_id=self._chance.token(),
+            created_at=self._clock.time(),
+        )
+        self._reception = Reception(by_id)
+        self._node: Node | None = None
+        self._root: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Take the file, recover, start.
+
+        Raises:
+            StoreInUse: another runtime owns the file.
+            SchemaTooNew: a newer version wrote it.
+            StorageFailed: it is no store, or cannot be read or written.
+        """
+        marks = await self._store.open()
+        settings = self._settings
+        persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
+        node = Node(self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest)
+        self._reception.serve(node)
+        self._node = node
+        self._root = asyncio.create_task(self._supervise(node), name="turnkeeper")
+        try:
+            now = self._clock.time()
+            await persistence.commit([NodeStarted(node.lease.boot_id, os.getpid(), now, node.lease.until)])
+            await recover(node, self._reception)
+        except BaseException:
+            await self.aclose()
+            raise
+        node.log.info("runtime.started", path=self._store.path, boot_id=node.lease.boot_id)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; see `aclose`."""
+        await self.aclose()
+
+    async def tell(
+        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+    ) -> Receipt:
+        """Accept an inbound for an actor and return its receipt, after the commit.
+
+        Idempotent under `key` for `idempotency_s`, within (tenant, session, agent): the same key with the same
+        payload is answered with the same receipt, and with the deliverable, byte for byte, once there is one.
+        Without a key every call is a new turn. If this raises or is cancelled, send again under the same key.
+
+        Raises:
+            IdempotencyConflict: the key stands for another payload.
+            MailboxFull: too many turns wait for this actor, or for the disk.
+            ContractViolation, PayloadTooLarge, InvalidName, UnknownAgent: the inbound cannot be accepted.
+            ShuttingDown: the runtime is closing.
+            StorageFailed: it could not be made durable (disk full, say).
+        """
+        node = self._open_node()
+        address = Address(
+            _name("tenant", tenant, empty=True), _name("session_id", session_id), _name("agent_id", agent_id)
+        )
+        if key is not None and _name("key", key).startswith(FRESH_KEY):
+            raise InvalidName("key", f"{key!r} starts with {FRESH_KEY!r}, which is kept for inbounds without a key")
+        encoded = encode(payload, "the payload", node.settings.payload_bytes_max)
+        return await self._reception.admit(address, key, encoded)
+
+    async def ask(
+        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+    ) -> Result:
+        """Accept an inbound and wait for its deliverable. Cancelling stops the waiting, never the turn.
+
+        Raises:
+            As `tell`, and `Receipt.deliverable`.
+        """
+        receipt = await self.tell(session_id, agent_id, payload, key=key, tenant=tenant)
+        return await receipt.deliverable()
+
+    async def receipt(self, session_id: str, agent_id: str, key: str, *, tenant: str = "") -> Receipt | None:
+        """Return the receipt a key stands for, None where it stands for none. Changes nothing.
+
+        Raises:
+            ShuttingDown, StorageFailed: it cannot be read.
+        """
+        self._open_node()
+        return await self._reception.receipt(Address(tenant, session_id, agent_id), key)
+
+    async def resolve(self, turn_id: int, finding: Happened | DidNotHappen) -> None:
+        """Say what became of the effect that a suspended turn stands on; returns once that is durable.
+
+        With `Happened(result)` the step has that result; with `DidNotHappen()` it is run. Either way the turn
+        goes on. Applied once: a second answer is refused.
+
+        Raises:
+            WaitTokenInvalid: the turn stands on no step in doubt, or has been answered.
+            TurnNotFound: there is no such turn.
+            ContractViolation, PayloadTooLarge: the result cannot be stored.
+        """
+        node = self._open_node()
+        agent = node.suspended.get(turn_id)
+        if agent is None:
+            if await self._store.turn(turn_id) is None:
+                raise TurnNotFound(turn_id)
+            raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")
+        await agent.resolve(turn_id, finding)
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return what the runtime holds now, and has done since it started.
+
+        Raises:
+            ShuttingDown: it has not been entered.
+        """
+        if self._node is None:
+            raise ShuttingDown
+        agents, counters = self._reception.agents(), self._node.counters
+        current = [agent.current for agent in agents if agent.current is not None]
+        live = sum(len(agent.open_turns()) for agent in agents)
+        return RuntimeStatistics(
+            boot_id=self._node.lease.boot_id,
+            agents=len(agents),
+            running=len(current) - len(self._node.suspended),
+            queued=live - len(current),
+            suspended=len(self._node.suspended),
+            persistence=self._node.persistence.statistics(),
+            **{name: getattr(counters, name) for name in counters.__slots__},
+        )
+
+    async def aclose(self) -> None:
+        """Close in good order: bounded by `shutdown_s` and a second for last words. Safe to call twice."""
+        node, root = self._node, self._root
+        if node is None or root is None or node.closed:
+            await self._store.close()
+            return
+        node.closing = True
+        with anyio.CancelScope(shield=True):  # a cancelled body must not leave the file half closed
+            await self._stop_turns(node)
+            for task in list(node.tasks):
+                task.cancel()
+            node.persistence.submit([NodeStopped(self._clock.time(), node.lease.boot_id)], _unheard)
+            node.persistence.close()
+            await asyncio.wait([root])
+            node.closed = True
+            for agent in self._reception.agents():
+                for turn in agent.open_turns():
+                    turn.disarm()
+                    turn.abandon(ShuttingDown())
+            await self._store.close()
+        node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
+
+    async def _stop_turns(self, node: Node) -> None:
+        running = [turn for agent in self._reception.agents() if (turn := agent.current) and turn.task]
+        tasks = [turn.task for turn in running if turn.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=node.settings.shutdown_s)
+        for turn in running:
+            if turn.task is not None:
+                turn.halt(Stop.SHUTDOWN)
+        if tasks:
+            _, deaf = await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
+            for _ in deaf:
+                node.log.error("turn.would_not_stop")
+
+    async def _supervise(self, node: Node) -> None:
+        """Own the writer and the heartbeat; a writer that crashes stops the runtime with a clear error."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._beat, node)
+                await node.persistence.run()
+                group.cancel_scope.cancel()
+        except Exception as error:  # the supervisor's place: whatever it is, callers must be told
+            node.closing = True
+            node.persistence.stop(f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime")
+            node.log.exception("writer.crashed", path=self._store.path)
+
+    async def _beat(self, node: Node) -> None:
+        while True:
+            await anyio.sleep(node.settings.beat_s)
+            node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)
+            try:
+                await node.persistence.commit([NodeBeat(node.lease.until, node.lease.boot_id)])
+            except TurnkeeperError as error:
+                node.log.warning("node.beat_failed", error=str(error))
+
+    def _open_node(self) -> Node:
+        if self._node is None or self._node.closing:
+            raise ShuttingDown
+        return self._node
+
+
+def _unheard(_: TurnkeeperError | None) -> None:
+    """Nobody is left to be told whether the closing was recorded; the lease runs out either way."""
+
+
+def _name(what: str, value: str, *, empty: bool = False) -> str:
+    """Return a name that can be stored and compared.
+
+    Raises:
+        InvalidName: it is no text, empty, too long, or not encodable.
+    """
+    if not isinstance(value, str):
+        raise InvalidName(what, f"must be text, not {type(value).__name__}")
+    if not value and not empty:
+        raise InvalidName(what, "is empty")
+    if len(value) > _NAME_LEN_MAX:
+        raise InvalidName(what, f"has {len(value)} characters; the limit is {_NAME_LEN_MAX}")
+    if not value.isascii() or "\0" in value:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidName(what, f"{value!r} is not valid text: {error.reason}") from error
+        if "\0" in value:
+            raise InvalidName(what, "has a NUL character")
+    return value
