@@ -12,7 +12,7 @@ from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import settle
 from turnkeeper.actors.run import Run, load
 from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed
+from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed
 from turnkeeper.kernel.errors import (
     DeadlineExceeded,
     MailboxFull,
@@ -366,17 +366,15 @@ class SessionAgent:
         turn = self._current
         if turn is None or turn.row.turn_id != turn_id or turn.row.state is not TurnState.SUSPENDED:
             raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")
-        body = b""
+        result = NOTHING
         if isinstance(finding, Happened):
-            body = encode(finding.result, "the result", self._node.settings.payload_bytes_max)
+            result = msgspec.Raw(encode(finding.result, "the result", self._node.settings.payload_bytes_max))
         await load(self._node, turn)
         if turn.row.state is not TurnState.SUSPENDED or turn.suspension is None:
             raise WaitTokenInvalid(turn_id, "it has been answered already")
         lease = self._node.lease
-        happened = isinstance(finding, Happened)
-        found = Resumed(
-            lease.boot_id, lease.until, turn.suspension.step, happened, msgspec.Raw(body) if happened else None
-        )
+        step, happened = turn.suspension.step, isinstance(finding, Happened)
+        found = Resumed(lease.boot_id, lease.until, step, happened=happened, result=result)
         change = resume(turn.row, lease, found, self._node.clock.time())
         turn.disarm()
         turn.row, turn.loaded = change.row, False

@@ -12,6 +12,7 @@ from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Told, settle
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.edge import (
+    NOTHING,
     Detail,
     EdgeKind,
     StepDoubt,
@@ -247,6 +248,6 @@ class Steps:
         self._record(EdgeKind.STEP_FAILED, failure)
 
 
-def _unless_intended(tool: Tool[..., Any], call: _Call) -> msgspec.Raw | None:
+def _unless_intended(tool: Tool[..., Any], call: _Call) -> msgspec.Raw:
     """Return the arguments for the outcome's edge of a pure step, which has no intent to hold them."""
-    return msgspec.Raw(call.arguments) if tool.effect is Effect.PURE else None
+    return msgspec.Raw(call.arguments) if tool.effect is Effect.PURE else NOTHING

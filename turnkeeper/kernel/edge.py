@@ -16,6 +16,7 @@ from turnkeeper.kernel.names import StepName
 __all__ = [
     "ANYTIME",
     "DETAILS",
+    "NOTHING",
     "TRANSITION_KINDS",
     "Detail",
     "Edge",
@@ -100,6 +101,10 @@ class Failure(Detail, frozen=True):
     traceback_digest: str = ""
 
 
+NOTHING: Final = msgspec.Raw(b"\xc0")
+"""msgpack's nil: a raw field that holds no value. Arguments are always a map, so nil is never theirs."""
+
+
 class Inbound(Detail, frozen=True):
     """Detail of inbound_received: the key, and the payload exactly as accepted (msgpack)."""
 
@@ -138,7 +143,7 @@ class Resumed(Detail, frozen=True):
     lease_until: float
     step: StepName | None = None
     happened: bool = False
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = NOTHING
 
 
 class StepIntent(Detail, frozen=True):
@@ -159,7 +164,7 @@ class StepResult(Detail, frozen=True):
     name: str
     call_key: str
     result: msgspec.Raw
-    arguments: msgspec.Raw | None = None
+    arguments: msgspec.Raw = NOTHING
 
 
 class StepFailure(Detail, frozen=True):
@@ -169,7 +174,7 @@ class StepFailure(Detail, frozen=True):
     name: str
     call_key: str
     failure: Failure
-    arguments: msgspec.Raw | None = None
+    arguments: msgspec.Raw = NOTHING
 
 
 class StepDoubt(Detail, frozen=True):

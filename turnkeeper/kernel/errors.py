@@ -32,7 +32,7 @@ class TurnkeeperError(Exception):
     """
 
     retryable: ClassVar[bool] = False
-    says: ClassVar[str] = "{}"
+    says: ClassVar[str] = "{0}"
 
     def __str__(self) -> str:
         """Return the message: `says`, with the facts in it."""

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from turnkeeper.kernel.edge import (
+    NOTHING,
     Edge,
     Failure,
     Requeued,
@@ -163,7 +164,7 @@ def _with_outcome(
     """Return the step with its outcome; without an intent (a pure step) the outcome carries the arguments."""
     before = known or StepRecord(issued=outcome.issued, name=name, status=StepStatus.INTENDED, arguments=b"")
     arguments = before.arguments
-    if not isinstance(outcome, StepDoubt) and outcome.arguments is not None:
+    if not isinstance(outcome, StepDoubt) and bytes(outcome.arguments) != bytes(NOTHING):
         arguments = bytes(outcome.arguments)
     replace = msgspec.structs.replace
     match outcome:
@@ -178,5 +179,5 @@ def _with_outcome(
 def _settle(steps: dict[StepName, StepRecord], name: StepName, found: Resumed) -> None:
     """Apply what was found out about a step in doubt: it has a result now, or it never happened."""
     known = steps.pop(name, None)
-    if known is not None and found.happened and found.result is not None:
+    if known is not None and found.happened:
         steps[name] = msgspec.structs.replace(known, status=StepStatus.SUCCEEDED, result=bytes(found.result))

@@ -16,16 +16,14 @@ from turnkeeper.actors.persistence import Persistence, PersistenceStatistics
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.actors.values import encode
+from turnkeeper.kernel.address import address, check_key
 from turnkeeper.kernel.errors import (
-    InvalidName,
     ShuttingDown,
     TurnkeeperError,
     TurnNotFound,
     WaitTokenInvalid,
 )
-from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Chance, Clock
-from turnkeeper.kernel.receipt import FRESH_KEY
 from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.verdict import Stop
@@ -34,7 +32,6 @@ from turnkeeper.supervisors.recovery import recover
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
-_NAME_LEN_MAX = 512
 _LAST_WORDS_S = 1.0
 """How long a cancelled handler may take to clean up before the runtime closes without it."""
 
@@ -156,13 +153,11 @@ class Runtime:
             StorageFailed: it could not be made durable (disk full, say).
         """
         node = self._open_node()
-        address = Address(
-            _name("tenant", tenant, empty=True), _name("session_id", session_id), _name("agent_id", agent_id)
-        )
-        if key is not None and _name("key", key).startswith(FRESH_KEY):
-            raise InvalidName("key", f"{key!r} starts with {FRESH_KEY!r}, which is kept for inbounds without a key")
+        to = address(tenant, session_id, agent_id)
+        if key is not None:
+            check_key(key)
         encoded = encode(payload, "the payload", node.settings.payload_bytes_max)
-        return await self._reception.admit(address, key, encoded)
+        return await self._reception.admit(to, key, encoded)
 
     async def ask(
         self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
@@ -182,7 +177,7 @@ class Runtime:
             ShuttingDown, StorageFailed: it cannot be read.
         """
         self._open_node()
-        return await self._reception.receipt(Address(tenant, session_id, agent_id), key)
+        return await self._reception.receipt(address(tenant, session_id, agent_id), key)
 
     async def resolve(self, turn_id: int, finding: Happened | DidNotHappen) -> None:
         """Say what became of the effect that a suspended turn stands on; returns once that is durable.
@@ -288,25 +283,3 @@ class Runtime:
 
 def _unheard(_: TurnkeeperError | None) -> None:
     """Nobody is left to be told whether the closing was recorded; the lease runs out either way."""
-
-
-def _name(what: str, value: str, *, empty: bool = False) -> str:
-    """Return a name that can be stored and compared.
-
-    Raises:
-        InvalidName: it is no text, empty, too long, or not encodable.
-    """
-    if not isinstance(value, str):
-        raise InvalidName(what, f"must be text, not {type(value).__name__}")
-    if not value and not empty:
-        raise InvalidName(what, "is empty")
-    if len(value) > _NAME_LEN_MAX:
-        raise InvalidName(what, f"has {len(value)} characters; the limit is {_NAME_LEN_MAX}")
-    if not value.isascii() or "\0" in value:
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidName(what, f"{value!r} is not valid text: {error.reason}") from error
-        if "\0" in value:
-            raise InvalidName(what, "has a NUL character")
-    return value

@@ -98,3 +98,46 @@ SELECT turn_id, ordinal, kind, epoch, at, detail FROM edges WHERE turn_id = ? OR
 
 -- name: deliverable_of
 SELECT turn_id, outcome, body, at FROM deliverables WHERE turn_id = ?;
+
+-- name: sessions
+SELECT
+    a.actor_id, a.tenant, a.session_id, a.agent_id, count(t.turn_id),
+    count(*) FILTER (WHERE t.state IN ('queued', 'running', 'suspended')),
+    count(*) FILTER (WHERE t.state = 'failed'),
+    (SELECT max(r.last_seen) FROM receipts r WHERE r.actor_id = a.actor_id)
+FROM actors a LEFT JOIN turns t USING (actor_id)
+GROUP BY a.actor_id
+ORDER BY a.actor_id;
+
+-- name: turns_of_actor
+SELECT
+    t.turn_id, t.actor_id, t.state, t.epoch, t.version, t.attempt,
+    (SELECT max(ordinal) + 1 FROM edges e WHERE e.turn_id = t.turn_id), t.boot_id, t.due_at,
+    r.key, coalesce(r.duplicate_count, 0), r.first_seen
+FROM turns t LEFT JOIN receipts r ON r.receipt_id = t.turn_id
+WHERE t.actor_id = ?
+ORDER BY t.turn_id;
+
+-- name: edges_numbered
+SELECT edge_id, turn_id, ordinal, kind, epoch, at, detail FROM edges WHERE turn_id = ? ORDER BY ordinal;
+
+-- name: turns_completed
+SELECT count(*) FROM deliverables;
+
+-- name: orphans
+SELECT 'turn ' || turn_id, 'has no receipt' FROM turns WHERE turn_id NOT IN (SELECT turn_id FROM receipts)
+UNION ALL
+SELECT 'turn ' || turn_id, 'has edges and no row' FROM edges
+WHERE turn_id NOT IN (SELECT turn_id FROM turns) GROUP BY turn_id
+UNION ALL
+SELECT 'turn ' || turn_id, 'has a deliverable and no row' FROM deliverables
+WHERE turn_id NOT IN (SELECT turn_id FROM turns)
+UNION ALL
+SELECT 'receipt ' || receipt_id, 'leads to turn ' || turn_id || ', which is not there' FROM receipts
+WHERE turn_id NOT IN (SELECT turn_id FROM turns)
+UNION ALL
+SELECT 'turn ' || turn_id, 'belongs to actor ' || actor_id || ', which is not there' FROM turns
+WHERE actor_id NOT IN (SELECT actor_id FROM actors)
+UNION ALL
+SELECT 'receipt ' || r.receipt_id, 'and its turn ' || r.turn_id || ' belong to different actors'
+FROM receipts r JOIN turns t USING (turn_id) WHERE r.actor_id <> t.actor_id;

@@ -1,12 +1,13 @@
 """The SQL files, read once: named queries, the schema and the migrations."""
 
 import re
+import sqlite3
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["migrations", "queries", "schema"]
+__all__ = ["migrations", "objects", "queries", "schema"]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -29,6 +30,19 @@ def migrations() -> tuple[str, ...]:
 def schema() -> str:
     """Return the schema as it stands after every migration."""
     return _read("schema.sql")
+
+
+@cache
+def objects() -> Mapping[str, str]:
+    """Return the tables, indexes, triggers and views that a store of this version has, by name, as SQL."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for migration in migrations():
+            connection.executescript(migration)
+        rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    finally:
+        connection.close()
+    return MappingProxyType(dict(rows))
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,181 @@
+"""The commands: what each takes, and how the outcome is shown to people and to machines."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from turnkeeper import __version__
+from turnkeeper.actors.store.audit import audit as audit_store
+from turnkeeper.cli.conversations import BadInput, Conversation, read_conversations
+from turnkeeper.cli.demo import demo as run_demo
+from turnkeeper.cli.effects import EffectsFile
+from turnkeeper.cli.replay import Ran
+from turnkeeper.cli.replay import replay as run_replay
+from turnkeeper.cli.report import Report, report
+from turnkeeper.cli.show import session_view, sessions_view, turn_view
+from turnkeeper.cli.tables import counts_table
+from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.settings import Settings
+
+__all__ = ["run"]
+
+_EXIT_FOUND: Final = 1
+_EXIT_BAD_INPUT: Final = 2
+_EXIT_INTERRUPTED: Final = 130
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run() -> None:
+    """Run the command line. Whatever is wrong with the input is one line and exit code 2, never a traceback."""
+    try:
+        group(standalone_mode=True)
+    except (BadInput, TurnkeeperError) as error:
+        err.print(f"error: {error}", style="red", markup=False)
+        sys.exit(_EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was accepted is kept, run the same again to go on", markup=False)
+        sys.exit(_EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        sys.exit(_EXIT_FOUND)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="turnkeeper")
+def group() -> None:
+    """Durable turns for AI agents: replay recorded conversations, audit and look into a store."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line, for machines.")
+
+
+@group.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--db", type=click.Path(path_type=Path), default=Path("turnkeeper.db"), show_default=True, help="Store.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 10_000), default=64, show_default=True, help="Conversations at once."
+)
+@click.option(
+    "--effects",
+    type=click.Path(path_type=Path),
+    help="Where effects happen, one line each.  [default: the store's name + .effects.jsonl]",
+)
+@click.option(
+    "--think-ms", type=click.IntRange(0, 60_000), default=0, show_default=True, help="How long a model reply takes."
+)
+@_json
+def replay(
+    files: tuple[Path, ...], db: Path, parallel: int, effects: Path | None, think_ms: int, as_json: bool
+) -> None:
+    """Run recorded conversations as durable turns; run again to finish what a crash left.
+
+    Each FILE holds one conversation a line: {"conversation_id": ..., "messages": [...]}, messages in the OpenAI
+    chat format. Exit code 1 if a promise was broken, 2 if the input cannot be used.
+    """
+    conversations = read_conversations(files, Settings().payload_bytes_max)
+    effects = effects or db.with_name(db.name + ".effects.jsonl")
+    ran = _with_progress(
+        conversations,
+        lambda progress: _replay(conversations, db, effects, parallel, think_ms / 1000, progress),
+    )
+    counted = report(conversations, db, effects, ran)
+    if as_json:
+        _print_json(counted)
+    else:
+        out.print(counts_table("Recorded conversations, replayed", _rows(counted)))
+    sys.exit(0 if counted.faultless else _EXIT_FOUND)
+
+
+def _replay(
+    conversations: list[Conversation],
+    db: Path,
+    effects: Path,
+    parallel: int,
+    think_s: float,
+    progress: Callable[[int], None],
+) -> Ran:
+    async def main() -> Ran:
+        with EffectsFile(effects) as opened:
+            return await run_replay(conversations, db, opened, parallel=parallel, think_s=think_s, progress=progress)
+
+    return asyncio.run(main())
+
+
+def _with_progress(conversations: list[Conversation], work: Callable[[Callable[[int], None]], Ran]) -> Ran:
+    """Run the work beside a live bar on standard error, where that is a terminal."""
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("answers"), TimeElapsedColumn())
+    bar = Progress(*columns, console=err, transient=True)
+    with bar if err.is_terminal else nullcontext():
+        task = bar.add_task("", total=sum(len(conversation.deliveries) for conversation in conversations))
+        return work(lambda answered: bar.update(task, completed=answered))
+
+
+@group.command()
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep the store and the effects file in this folder.")
+@_json
+def demo(keep: Path | None, as_json: bool) -> None:
+    """Replay a dozen conversations, kill the process under way again and again, and count what is left."""
+    shown = run_demo(keep, say=lambda line: None if as_json else out.print(line, markup=False))
+    if as_json:
+        _print_json(shown)
+    else:
+        out.print(counts_table("What was promised, and what is there", shown.rows()))
+    sys.exit(0 if shown.faultless else _EXIT_FOUND)
+
+
+@group.command()
+@click.argument("db", type=click.Path(path_type=Path))
+@_json
+def audit(db: Path, as_json: bool) -> None:
+    """Prove a store's invariants from its file alone; exit code 1 and a line for each violation."""
+    found = audit_store(db)
+    if as_json:
+        _print_json(found)
+    else:
+        for violation in found.violations:
+            out.print(f"violation: {violation.where}: {violation.what} ({violation.rule})", markup=False)
+        counted = f"{found.actors} actors, {found.turns} turns ({found.live} live), {found.edges} edges"
+        verdict = f"{len(found.violations)} violations" if found.violations else "every invariant holds"
+        out.print(f"{found.path}: {counted}: {verdict}", markup=False)
+    sys.exit(_EXIT_FOUND if found.violations else 0)
+
+
+@group.command()
+@click.argument("db", type=click.Path(path_type=Path))
+@click.argument("session", required=False)
+@click.argument("turn", required=False, type=int)
+@_json
+def show(db: Path, session: str | None, turn: int | None, as_json: bool) -> None:
+    """Show a store's sessions; a SESSION's turns; or a TURN's edges and steps, in order."""
+    if session is None:
+        view = sessions_view(db)
+    elif turn is None:
+        view = session_view(db, session)
+    else:
+        view = turn_view(db, session, turn)
+    if as_json:
+        _print_json(view.data)
+    else:
+        for table in view.tables:
+            out.print(table)
+
+
+def _rows(counted: Report) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), str(getattr(counted, name))) for name in counted.__struct_fields__]
+
+
+def _print_json(value: Any) -> None:
+    """Print one line of JSON; what is not text in a payload is shown as its representation."""
+    out.file.write(json.dumps(msgspec.to_builtins(value), default=repr, ensure_ascii=False) + "\n")
+    out.file.flush()

@@ -1,0 +1,156 @@
+"""Replay: recorded conversations as durable turns, each message delivered after the reply before it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, Tool, agent, step_context
+from turnkeeper.actors.turn import Turn
+from turnkeeper.cli.conversations import AGENT_ID, Act, BadInput, Call, Conversation, Reply
+from turnkeeper.cli.effects import EffectLine, EffectsFile
+from turnkeeper.kernel.step import Effect
+from turnkeeper.supervisors.runtime import Runtime
+
+__all__ = ["Ran", "reads", "replay"]
+
+_READING_VERBS = frozenset(
+    {"calculate", "check", "count", "fetch", "find", "get", "list", "look", "lookup", "read", "search", "think", "view"}
+)
+
+
+def reads(tool: str) -> bool:
+    """Say whether a recorded tool only reads or computes, by its verb; any other is taken to write."""
+    return tool.replace("-", "_").split("_")[0].lower() in _READING_VERBS
+
+
+class Script(msgspec.Struct, frozen=True):
+    """The payload of a delivery: what the user said, and what the recorded assistant did then."""
+
+    text: object
+    acts: list[Act]
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What one run did: new turns, transactions, seconds."""
+
+    turns: int
+    commits: int
+    seconds: float
+
+
+class World:
+    """What the replayed assistant works on: the effects file, and the time that things take."""
+
+    def __init__(self, effects: EffectsFile, think_s: float) -> None:
+        """Take the file, and the seconds that a model reply, and an effect's way back, take."""
+        self.effects = effects
+        self.think_s = think_s
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def happen(self, effect: EffectLine) -> None:
+        """Let an effect happen; where it cannot be written, the replay stops and the effect is still to come."""
+        try:
+            await self.effects.append(effect)
+        except OSError as error:
+            if not self.broken.done():
+                self.broken.set_exception(BadInput(self.effects.file, None, error.strerror or str(error)))
+            await asyncio.Event().wait()  # until closing takes the turn back to its queue
+        await asyncio.sleep(self.think_s)  # the answer's way back: a crash now leaves the effect in doubt
+
+
+def assistant(world: World) -> Agent:
+    """Return the agent that does what the recorded assistant did: each reply and each tool call is a step."""
+
+    async def recall(text: str) -> str:
+        await asyncio.sleep(world.think_s)
+        return text
+
+    @agent(AGENT_ID)
+    async def handler(turn: Turn) -> str | None:
+        said: str | None = None
+        for act in msgspec.convert(turn.input, Script).acts:
+            match act:
+                case Reply(text=text):
+                    said = await turn.step("model", recall, text)
+                case Call(tool=name, arguments=arguments) if reads(name):
+                    said = await turn.step(name, _recorded(act), arguments)
+                case Call(tool=name, arguments=arguments):
+                    said = await turn.call(_writing_tool(act, world), arguments)
+        return said
+
+    return handler
+
+
+def _recorded(call: Call) -> Callable[[str], str]:
+    """Return the reading tool as it was when recorded."""
+    return lambda _arguments: call.result
+
+
+def _writing_tool(call: Call, world: World) -> Tool[[str], str]:
+    """Return the writing tool as it was when recorded, with an effect that really happens."""
+
+    async def write(arguments: str) -> str:
+        await world.happen(EffectLine(step_context().idempotency_key, call.tool, arguments))
+        return call.result
+
+    async def look_up(arguments: str) -> Happened | DidNotHappen:  # noqa: ARG001 - a probe gets what its tool got
+        return Happened(call.result) if world.effects.happened(step_context().idempotency_key) else DidNotHappen()
+
+    return Tool(write, name=call.tool, effect=Effect.EFFECTFUL, on_doubt=look_up)
+
+
+async def replay(
+    conversations: Sequence[Conversation],
+    db: Path,
+    effects: EffectsFile,
+    *,
+    parallel: int,
+    think_s: float,
+    progress: Callable[[int], None],
+) -> Ran:
+    """Deliver every message that has not been answered yet; what an earlier run left is finished first.
+
+    Args:
+        conversations: what to deliver; each is a session, and goes on when its last reply has come.
+        db: the store.
+        effects: where writing tools write.
+        parallel: conversations under way at once.
+        think_s: how long a model reply, and the way back of an effect, takes.
+        progress: called with the number of deliveries answered so far.
+
+    Raises:
+        TurnkeeperError: the store cannot be used, or refuses a delivery; what was accepted is intact.
+        BadInput: an effect cannot be written; it is still to come, and a next run lets it happen.
+    """
+    waiting = iter(conversations)
+    answered = 0
+
+    async def deliver() -> None:
+        nonlocal answered
+        for conversation in waiting:  # shared: each worker takes the next
+            for delivery in conversation.deliveries:
+                script = Script(delivery.text, delivery.acts)
+                await runtime.ask(conversation.conversation_id, AGENT_ID, script, key=delivery.key)
+                answered += 1
+                progress(answered)
+
+    started_s = time.perf_counter()
+    world = World(effects, think_s)
+    async with Runtime(db, [assistant(world)]) as runtime:
+        delivering: asyncio.Future[list[None]] = asyncio.gather(
+            *(deliver() for _ in range(min(parallel, len(conversations))))
+        )
+        ends: set[asyncio.Future[Any]] = {delivering, world.broken}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if world.broken.done():
+                await world.broken
+            await delivering
+        finally:
+            delivering.cancel()
+        statistics = runtime.statistics()
+    return Ran(statistics.completed, statistics.persistence.commits, time.perf_counter() - started_s)

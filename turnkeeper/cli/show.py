@@ -1,0 +1,178 @@
+"""Show: a store's sessions, a session's turns, a turn's edges and steps, in order."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from turnkeeper.actors.store.reader import NumberedEdge, Reader, SessionRow
+from turnkeeper.cli.tables import rows_table
+from turnkeeper.kernel.edge import Failure, decode_detail
+from turnkeeper.kernel.errors import InvalidName, TurnNotFound
+from turnkeeper.kernel.receipt import STATE_OF
+from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.step import StepRecord, fold_steps
+from turnkeeper.kernel.turn import TurnState
+
+__all__ = ["View", "session_view", "sessions_view", "turn_view"]
+
+_CELL_LEN_MAX = 300
+
+
+class View(NamedTuple):
+    """The same content twice: as plain data for machines, as tables for people."""
+
+    data: Any
+    tables: list[Table]
+
+
+def sessions_view(db: Path) -> View:
+    """Show every session agent of a store.
+
+    Raises:
+        StorageFailed, SchemaTooNew: it cannot be read.
+    """
+    with Reader(db) as reader:
+        rows = [_session(row) for row in reader.sessions()]
+    return View({"path": str(db), "sessions": rows}, [_table(f"{db}: sessions", rows)])
+
+
+def session_view(db: Path, session_id: str) -> View:
+    """Show the turns of a session, agent by agent.
+
+    Raises:
+        InvalidName: the store has no such session.
+        StorageFailed, SchemaTooNew: it cannot be read.
+    """
+    with Reader(db) as reader:
+        rows = [
+            {
+                "turn": turn.row.turn_id,
+                "agent": session.address.agent_id,
+                "tenant": session.address.tenant,
+                "state": turn.row.state,
+                "receipt": STATE_OF[TurnState(turn.row.state)],
+                "attempt": turn.row.attempt,
+                "edges": turn.row.edges,
+                "key": turn.key,
+                "duplicates": turn.duplicate_count,
+                "first_seen": _moment(turn.first_seen),
+            }
+            for session in _agents(reader, session_id)
+            for turn in reader.turns(session.actor_id)
+        ]
+    return View({"session": session_id, "turns": rows}, [_table(f"session {session_id}: turns", rows)])
+
+
+def turn_view(db: Path, session_id: str, turn_id: int) -> View:
+    """Show what happened in one turn: its edges and its steps, in order, and its deliverable.
+
+    Raises:
+        InvalidName, TurnNotFound: the store has no such session, or the session no such turn.
+        StorageFailed, SchemaTooNew: it cannot be read.
+    """
+    with Reader(db) as reader:
+        actors = {session.actor_id for session in _agents(reader, session_id)}
+        row = reader.turn(turn_id)
+        if row is None or row.actor_id not in actors:
+            raise TurnNotFound(turn_id)
+        numbered = reader.edges(turn_id)
+        deliverable = reader.deliverable(turn_id)
+    edges = [_edge(one) for one in numbered]
+    steps = [_step(step) for step in fold_steps(edge for _, edge in numbered).values()]
+    delivered = _deliverable(deliverable)
+    tables = [_table(f"turn {turn_id}, {row.state}: edges", edges), _table("steps, in the order of issue", steps)]
+    if delivered is not None:
+        tables.append(_table("deliverable", [delivered]))
+    data = {
+        "session": session_id,
+        "turn": turn_id,
+        "state": row.state,
+        "edges": edges,
+        "steps": steps,
+        "deliverable": delivered,
+    }
+    return View(data, tables)
+
+
+def _agents(reader: Reader, session_id: str) -> list[SessionRow]:
+    found = [session for session in reader.sessions() if session.address.session_id == session_id]
+    if not found:
+        raise InvalidName("session", f"{session_id!r} is not in {reader.path}")
+    return found
+
+
+def _session(row: SessionRow) -> dict[str, Any]:
+    return {
+        "session": row.address.session_id,
+        "agent": row.address.agent_id,
+        "tenant": row.address.tenant,
+        "turns": row.turns,
+        "live": row.live,
+        "failed": row.failed,
+        "last_seen": _moment(row.last_at),
+    }
+
+
+def _edge(numbered: NumberedEdge) -> dict[str, Any]:
+    edge = numbered.edge
+    detail = decode_detail(edge)
+    shown = {} if detail is None else {name: _plain(getattr(detail, name)) for name in detail.__struct_fields__}
+    return {
+        "number": numbered.number,
+        "ordinal": edge.ordinal,
+        "kind": edge.kind,
+        "epoch": edge.epoch,
+        "at": _moment(edge.at),
+        "detail": {name: value for name, value in shown.items() if value is not None},
+    }
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    return {
+        "issued": step.issued,
+        "step": str(step.name),
+        "effect": step.effect,
+        "status": step.status,
+        "arguments": msgspec.msgpack.decode(step.arguments) if step.arguments else None,
+        "result": msgspec.msgpack.decode(step.result) if step.result else None,
+        "failure": _plain(step.failure),
+        "idempotency_key": step.idempotency_key or None,
+    }
+
+
+def _deliverable(found: Deliverable | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    completed = found.outcome == TurnState.COMPLETED
+    value = msgspec.msgpack.decode(found.body, type=Any if completed else Failure)
+    return {"outcome": found.outcome, "at": _moment(found.at), "value": _plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a detail's field as data: stored values decoded, failures by field."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.msgpack.decode(value)
+    if isinstance(value, Failure):
+        return {name: getattr(value, name) for name in value.__struct_fields__}
+    return value
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = list(rows[0]) if rows else []
+    return rows_table(escape(title), columns, [[_cell(row[name]) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == {}:
+        return ""
+    text = value if isinstance(value, str) else str(value)
+    return escape(text if len(text) <= _CELL_LEN_MAX else text[:_CELL_LEN_MAX] + " ...")

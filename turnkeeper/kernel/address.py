@@ -1,0 +1,50 @@
+"""Addresses: what may name a tenant, a session, an agent or a key."""
+
+from turnkeeper.kernel.errors import InvalidName
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import FRESH_KEY
+
+__all__ = ["NAME_LEN_MAX", "address", "check_key"]
+
+NAME_LEN_MAX = 512
+"""Characters in a name: enough for any id in use, small enough for an index."""
+
+
+def address(tenant: str, session_id: str, agent_id: str) -> Address:
+    """Return an actor's address; the tenant may be empty.
+
+    Raises:
+        InvalidName: a part is no text, empty, too long, or not encodable.
+    """
+    if tenant != "":
+        _check("tenant", tenant)
+    _check("session_id", session_id)
+    _check("agent_id", agent_id)
+    return Address(tenant, session_id, agent_id)
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that could not be told from others.
+
+    Raises:
+        InvalidName: as for an address, or it begins like the keys of inbounds that have none.
+    """
+    _check("key", key)
+    if key.startswith(FRESH_KEY):
+        raise InvalidName("key", f"{key!r} begins with {FRESH_KEY!r}, which is kept for inbounds without a key")
+
+
+def _check(what: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidName(what, f"must be text, not {type(value).__name__}")
+    if not value:
+        raise InvalidName(what, "is empty")
+    if len(value) > NAME_LEN_MAX:
+        raise InvalidName(what, f"has {len(value)} characters; the limit is {NAME_LEN_MAX}")
+    if "\0" in value:
+        raise InvalidName(what, "has a NUL character")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidName(what, f"{value!r} is not valid text: {error.reason}") from error
