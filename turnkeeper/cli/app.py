@@ -32,7 +32,9 @@ _EXIT_FOUND: Final = 1
 _EXIT_BAD_INPUT: Final = 2
 _EXIT_INTERRUPTED: Final = 130
 
-out = Console(highlight=False, soft_wrap=True)
+_PIPE_WIDTH: Final = 160
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -144,10 +146,11 @@ def audit(db: Path, as_json: bool) -> None:
         _print_json(found)
     else:
         for violation in found.violations:
-            out.print(f"violation: {violation.where}: {violation.what} ({violation.rule})", markup=False)
+            said = f"violation: {violation.where}: {violation.what} ({violation.rule})"
+            out.print(said, markup=False, soft_wrap=True)
         counted = f"{found.actors} actors, {found.turns} turns ({found.live} live), {found.edges} edges"
         verdict = f"{len(found.violations)} violations" if found.violations else "every invariant holds"
-        out.print(f"{found.path}: {counted}: {verdict}", markup=False)
+        out.print(f"{found.path}: {counted}: {verdict}", markup=False, soft_wrap=True)
     sys.exit(_EXIT_FOUND if found.violations else 0)
 
 

@@ -83,7 +83,9 @@ class EffectsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
+        """Close the file; one in which nothing happened does not stay."""
+        if os.fstat(self._fd).st_size == 0:
+            self.file.unlink(missing_ok=True)
         os.close(self._fd)
 
     def happened(self, key: str) -> bool:

@@ -141,9 +141,8 @@ async def replay(
     started_s = time.perf_counter()
     world = World(effects, think_s)
     async with Runtime(db, [assistant(world)]) as runtime:
-        delivering: asyncio.Future[list[None]] = asyncio.gather(
-            *(deliver() for _ in range(min(parallel, len(conversations))))
-        )
+        workers = [deliver() for _ in range(min(parallel, len(conversations)))]
+        delivering: asyncio.Future[list[None]] = asyncio.gather(*workers)
         ends: set[asyncio.Future[Any]] = {delivering, world.broken}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -20,7 +20,7 @@ from turnkeeper.kernel.turn import TurnState
 
 __all__ = ["View", "session_view", "sessions_view", "turn_view"]
 
-_CELL_LEN_MAX = 300
+_CELL_LEN_MAX = 120
 
 
 class View(NamedTuple):
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _moment(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -174,5 +174,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 def _cell(value: Any) -> str:
     if value is None or value == {}:
         return ""
-    text = value if isinstance(value, str) else str(value)
+    if isinstance(value, dict):
+        value = ", ".join(f"{name}={said}" for name, said in value.items())
+    text = " ".join(str(value).split())
     return escape(text if len(text) <= _CELL_LEN_MAX else text[:_CELL_LEN_MAX] + " ...")

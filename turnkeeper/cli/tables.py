@@ -1,6 +1,6 @@
 """Tables: how counts are shown to people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
@@ -18,11 +18,13 @@ def counts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Return a table with a heading; None is shown as nothing."""
+def rows_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a table with a heading. Columns in which no row says anything are left out."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    told = [number for number, _ in enumerate(columns) if any(row[number] for row in cells)]
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    for number in told:
+        table.add_column(columns[number].replace("_", " "), overflow="fold")
+    for row in cells:
+        table.add_row(*(row[number] for number in told))
     return table
