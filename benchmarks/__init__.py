@@ -1,0 +1,1 @@
+"""Benchmarks: one question a file, each beside its floor in the same run."""
