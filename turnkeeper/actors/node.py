@@ -13,6 +13,7 @@ import structlog
 
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Persistence
+from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Store
@@ -66,6 +67,7 @@ class Node:
         "closed",
         "closing",
         "counters",
+        "failed",
         "lease",
         "log",
         "loop",
@@ -100,6 +102,7 @@ class Node:
         self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)
         self.closing = False
         self.closed = False
+        self.failed: StorageFailed | None = None
         self.counters = Counters()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.suspended: dict[int, SessionAgent] = {}
@@ -116,7 +119,10 @@ class Node:
         return next(self._actor_ids)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the turns; closing the runtime cancels it."""
+        """Run something beside the turns. Closing the runtime cancels it, and starts nothing more."""
+        if self.closing:
+            work.close()
+            return
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

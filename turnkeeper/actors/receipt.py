@@ -79,8 +79,8 @@ class Receipt:
             StorageFailed: the store cannot be read.
         """
         turn = self._turn
-        if self._node.closed and (turn is None or turn.deliverable is None):
-            raise ShuttingDown
+        if (self._node.closed or self._node.failed) and (turn is None or turn.deliverable is None):
+            raise self._node.failed or ShuttingDown
         if turn is not None and turn.deliverable is None:
             done: asyncio.Future[Deliverable] = self._node.loop.create_future()
             turn.waiting.append(done)

@@ -11,7 +11,7 @@ from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
 from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail
+from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail, encode_failure
 from turnkeeper.kernel.errors import DeadlineExceeded, StepFailed, ToolTimedOut, TurnNotFound
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
 from turnkeeper.kernel.names import Address
@@ -112,7 +112,7 @@ class Run:
             case Verdict.FAIL:
                 if turn.stop is Stop.DEADLINE or error is None:
                     error = DeadlineExceeded(turn.row.turn_id, self._limit_s)
-                return end(turn.row, EdgeKind.TURN_FAILED, self._failure_body(error), now)
+                return end(turn.row, EdgeKind.TURN_FAILED, encode_failure(self._failure(error)), now)
             case Verdict.RETRY if error is not None:
                 turn.failures += 1
                 self._node.counters.retried += 1
@@ -126,9 +126,6 @@ class Run:
                 return suspend(turn.row, turn.suspension, now)
             case _:
                 return None
-
-    def _failure_body(self, error: BaseException) -> bytes:
-        return encode(self._failure(error), "the failure", self._node.settings.payload_bytes_max)
 
     def _failure(self, error: BaseException) -> Failure:
         """Return what is recorded of an error: equal places in the code have equal digests."""

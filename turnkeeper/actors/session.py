@@ -12,7 +12,7 @@ from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import settle
 from turnkeeper.actors.run import Run, load
 from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed
+from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed, encode_failure
 from turnkeeper.kernel.errors import (
     DeadlineExceeded,
     MailboxFull,
@@ -305,7 +305,7 @@ class SessionAgent:
 
     def _fail(self, turn: OpenTurn, error: TurnkeeperError) -> None:
         """End a turn that does not run: it has waited, or has been started, too often."""
-        body = encode(failure_of(error), "the failure", self._node.settings.payload_bytes_max)
+        body = encode_failure(failure_of(error))
         self._move(turn, end(turn.row, EdgeKind.TURN_FAILED, body, self._node.clock.time()))
 
     async def _resync(self, turn: OpenTurn) -> None:

@@ -13,7 +13,6 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from turnkeeper import __version__
 from turnkeeper.actors.store.audit import audit as audit_store
 from turnkeeper.cli.conversations import BadInput, Conversation, read_conversations
 from turnkeeper.cli.demo import demo as run_demo
@@ -54,7 +53,7 @@ def run() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="turnkeeper")
+@click.version_option(package_name="turnkeeper", prog_name="turnkeeper")
 def group() -> None:
     """Durable turns for AI agents: replay recorded conversations, audit and look into a store."""
 

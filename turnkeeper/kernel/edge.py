@@ -33,6 +33,7 @@ __all__ = [
     "Suspended",
     "decode_detail",
     "encode_detail",
+    "encode_failure",
 ]
 
 
@@ -208,6 +209,11 @@ _decoders = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in DETAILS.ite
 def encode_detail(detail: Detail | None) -> bytes:
     """Return the detail as stored; no detail is the empty string."""
     return b"" if detail is None else _encoder.encode(detail)
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Return a failure as the deliverable of a turn that did not complete."""
+    return _encoder.encode(failure)
 
 
 def decode_detail(edge: Edge) -> Detail | None:

@@ -32,11 +32,11 @@ class TurnkeeperError(Exception):
     """
 
     retryable: ClassVar[bool] = False
-    says: ClassVar[str] = "{0}"
+    says: ClassVar[str] = ""
 
     def __str__(self) -> str:
         """Return the message: `says`, with the facts in it."""
-        return self.says.format(*self.args, **vars(self))
+        return self.says.format(**vars(self)) if self.says else super().__str__()
 
 
 class Refused(TurnkeeperError):

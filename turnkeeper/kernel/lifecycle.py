@@ -50,6 +50,10 @@ __all__ = [
 ]
 
 
+_MESSAGE_LEN_MAX = 10_000
+"""Characters kept of an exception's message."""
+
+
 class Change(NamedTuple):
     """A decision: the row as it will be once the records are committed."""
 
@@ -156,8 +160,13 @@ def end(row: TurnRow, kind: EdgeKind, body: bytes, at: float) -> Change:
 
 
 def failure_of(error: BaseException, traceback_digest: str = "") -> Failure:
-    """Return what is recorded of an exception."""
-    return Failure(type(error).__name__, str(error), traceback_digest)
+    """Return what is recorded of an exception; always something that can be stored, whatever its author wrote."""
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything; the turn must end all the same
+        message = f"(its message cannot be read: {type(broken).__name__})"
+    storable = message[:_MESSAGE_LEN_MAX].encode(errors="replace").decode()
+    return Failure(type(error).__name__, storable, traceback_digest)
 
 
 def recover(rows: Sequence[TurnRow], at: float) -> list[Change]:

@@ -1,8 +1,13 @@
 """Settings: every limit and duration with its default, in one frozen record."""
 
+import math
+
 import msgspec
 
 __all__ = ["Settings"]
+
+_DOUBLINGS_MAX = 64
+"""Beyond it every backoff is at its cap, and a power of two would overflow in the end."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(msg)
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if isinstance(value, int | float) and value <= 0 and name != "retries_max":
-                msg = f"{name} must be positive, not {value:g}"
+            least = 0 if name == "retries_max" else math.ulp(0.0)
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                msg = f"{name} must be {'zero or more' if least == 0 else 'positive'} and finite, not {value:g}"
                 raise ValueError(msg)
 
     @property
@@ -69,5 +75,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def backoff_s(self, failures: int, jitter: float) -> float:
         """Return the pause before retry number `failures` (from 1); `jitter` in [0, 1) takes away up to half."""
-        longest_s: float = min(self.retry_cap_s, self.retry_base_s * 2.0 ** (failures - 1))
+        doublings = min(failures - 1, _DOUBLINGS_MAX)
+        longest_s: float = min(self.retry_cap_s, self.retry_base_s * 2.0**doublings)
         return longest_s * (1 - jitter / 2)

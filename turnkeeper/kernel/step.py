@@ -128,7 +128,10 @@ def check_same_call(known: StepRecord, arguments: bytes) -> None:
 
 def idempotency_key(store_id: str, turn_id: int, name: StepName) -> str:
     """Return the key a tool is given: the same on every attempt, and different in every other step anywhere."""
-    return f"{store_id}/{turn_id}/{name.name}/{name.call_key}"
+    tool = name.name
+    if "/" in tool or "%" in tool:  # or pay/visa[7] and pay[visa/7] would have one key
+        tool = tool.replace("%", "%25").replace("/", "%2F")
+    return f"{store_id}/{turn_id}/{tool}/{name.call_key}"
 
 
 def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:

@@ -19,6 +19,7 @@ from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
 from turnkeeper.kernel.errors import (
     ShuttingDown,
+    StorageFailed,
     TurnkeeperError,
     TurnNotFound,
     WaitTokenInvalid,
@@ -101,6 +102,7 @@ class Runtime:
             store_id=self._chance.token(),
             created_at=self._clock.time(),
         )
+        self._agents = by_id
         self._reception = Reception(by_id)
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
@@ -114,6 +116,7 @@ class Runtime:
             StorageFailed: it is no store, or cannot be read or written.
         """
         marks = await self._store.open()
+        self._reception = Reception(self._agents)
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
         node = Node(self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest)
@@ -262,9 +265,13 @@ class Runtime:
                 await node.persistence.run()
                 group.cancel_scope.cancel()
         except Exception as error:  # the supervisor's place: whatever it is, callers must be told
-            node.closing = True
-            node.persistence.stop(f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime")
             node.log.exception("writer.crashed", path=self._store.path)
+            reason = f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime"
+            node.closing, node.failed = True, StorageFailed(self._store.path, reason)
+            node.persistence.stop(reason)
+            for agent in self._reception.agents():
+                for turn in agent.open_turns():
+                    turn.abandon(node.failed)
 
     async def _beat(self, node: Node) -> None:
         while True:
@@ -276,6 +283,8 @@ class Runtime:
                 node.log.warning("node.beat_failed", error=str(error))
 
     def _open_node(self) -> Node:
+        if self._node is not None and self._node.failed is not None:
+            raise self._node.failed
         if self._node is None or self._node.closing:
             raise ShuttingDown
         return self._node
