@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from turnkeeper.kernel.errors import MailboxFull, StorageFailed, TurnkeeperError
+from turnkeeper.kernel.errors import MailboxFull, ShuttingDown, StorageFailed, TurnkeeperError
 from turnkeeper.kernel.ports import Store
 from turnkeeper.kernel.records import Record
 
@@ -67,7 +67,7 @@ class Persistence:
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._failing = False
-        self._stopped: StorageFailed | None = None
+        self._stopped: TurnkeeperError | None = None
         self._commits = self._points = self._rejected = self._largest = 0
 
     def submit(self, records: Sequence[Record], told: Told) -> None:
@@ -107,11 +107,12 @@ class Persistence:
         while True:
             if not self._waiting:
                 if self._closing:
-                    self.stop("the runtime has closed it")
+                    self.stop(ShuttingDown())
                     return
                 self._wake = self._loop.create_future()
                 await self._wake  # resumes a cycle later: whoever was ready beside the first has spoken by then
                 self._wake = None
+                continue
             waiting = self._waiting
             await self._write([waiting.popleft() for _ in range(min(len(waiting), self._batch_max))])
             await asyncio.sleep(0)  # whoever was just told to go on speaks first: its points fill the next batch
@@ -122,10 +123,10 @@ class Persistence:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def stop(self, reason: str) -> None:
-        """Tell everyone who still waits, or comes later, that nothing becomes durable any more."""
-        self._stopped = StorageFailed(self._store.path, reason)
-        self._fail_waiting(self._stopped)
+    def stop(self, error: TurnkeeperError) -> None:
+        """Tell everyone who still waits, or comes later, that nothing becomes durable any more, and why."""
+        self._stopped = error
+        self._fail_waiting(error)
 
     def statistics(self) -> PersistenceStatistics:
         """Return what the writer has done; `commits` is the number of transactions."""
@@ -138,7 +139,7 @@ class Persistence:
             failing=self._failing,
         )
 
-    def _fail_waiting(self, error: StorageFailed) -> None:
+    def _fail_waiting(self, error: TurnkeeperError) -> None:
         failed = list(self._waiting)
         self._waiting.clear()
         for _, told in failed:

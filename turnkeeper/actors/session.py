@@ -10,6 +10,7 @@ from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import settle
+from turnkeeper.actors.resync import resync
 from turnkeeper.actors.run import Run, load
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed, encode_failure
@@ -309,38 +310,17 @@ class SessionAgent:
         self._move(turn, end(turn.row, EdgeKind.TURN_FAILED, body, self._node.clock.time()))
 
     async def _resync(self, turn: OpenTurn) -> None:
-        """Read a turn again after the store refused a write, until it can be read and placed.
-
-        What is in memory ran ahead of what is stored; the store is right. A turn that is still running there is
-        taken back: its rerun is answered from what was recorded.
-        """
-        pause_s = 0.0
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = min(self._node.settings.retry_cap_s, 2 * pause_s + self._node.settings.retry_base_s)
-            try:
-                row = await self._node.store.turn(turn.row.turn_id)
-                if row is not None and row.state is TurnState.RUNNING:
-                    change = requeue(row, Requeued("storage"), self._node.clock.time())
-                    await self._node.persistence.commit(change.records)
-                    row = change.row
-                if row is not None and row.state in TERMINAL:
-                    found = await self._node.store.deliverable(row.turn_id)
-            except TurnkeeperError as error:
-                self._node.log.warning("turn.resync_failed", turn_id=turn.row.turn_id, error=type(error).__name__)
-                continue
-            break
-        self._node.log.warning("turn.resynced", turn_id=turn.row.turn_id, state=str(row and row.state))
-        if row is None or row.state in TERMINAL:
-            self._current = None
-            if row is None:
-                self._forget(turn)
-                turn.abandon(TurnNotFound(turn.row.turn_id))
-            elif found is not None:
-                turn.row = row
-                self._finish(turn, found)
+        """Go on from what is stored, after the store has refused a write."""
+        row, deliverable = await resync(self._node, turn.row.turn_id)
+        if row is None:
+            self._forget(turn)
+            turn.abandon(TurnNotFound(turn.row.turn_id))
         else:
             turn.row = row
+        self._current = None
+        if deliverable is not None:
+            self._finish(turn, deliverable)
+        elif row is not None:
             self._place(turn)
         self._next()
 

@@ -76,7 +76,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 def _append(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> tuple[TurnRow, EdgeAppended]:
     """Return the row after an edge, and the edge's record, fenced by the epoch that the row then has."""
     after = evolve(row, kind, detail)
-    edge = EdgeAppended(row.turn_id, row.edges, kind._value_, after.epoch, at, encode_detail(detail), after.epoch)
+    edge = EdgeAppended(row.edges, kind._value_, after.epoch, at, encode_detail(detail), row.turn_id, after.epoch)
     return after, edge
 
 
@@ -92,7 +92,7 @@ def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None) ->
     inbound = Inbound(arrival.key, msgspec.Raw(arrival.payload))
     fence = 0 if lease is None else 1
     edges: list[Record] = [
-        EdgeAppended(row.turn_id, 0, EdgeKind.INBOUND_RECEIVED._value_, 0, arrival.at, encode_detail(inbound), fence)
+        EdgeAppended(0, EdgeKind.INBOUND_RECEIVED._value_, 0, arrival.at, encode_detail(inbound), row.turn_id, fence)
     ]
     if lease is not None:
         row, edge = _append(row, EdgeKind.LEASE_ACQUIRED, LeaseGranted(lease.boot_id, lease.until), arrival.at)
@@ -106,6 +106,7 @@ def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None) ->
             arrival.key,
             arrival.turn_id,
             arrival.digest,
+            arrival.at,
             arrival.at,
             arrival.expires_at,
         ),

@@ -68,6 +68,7 @@ class ReceiptAccepted(_Record, frozen=True):
     turn_id: int
     digest: bytes
     first_seen: float
+    last_seen: float
     expires_at: float
 
 
@@ -124,12 +125,12 @@ class TurnAcquired(_Record, frozen=True):
 class EdgeAppended(_Record, frozen=True):
     """One more edge of a turn that is at epoch `fence`; at any other epoch it is refused."""
 
-    turn_id: int
     ordinal: int
     kind: str
     epoch: int
     at: float
     detail: bytes
+    turn_id: int
     fence: int
 
 

@@ -259,19 +259,23 @@ class Runtime:
 
     async def _supervise(self, node: Node) -> None:
         """Own the writer and the heartbeat; a writer that crashes stops the runtime with a clear error."""
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._beat, node)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._beat, node)
+            try:
                 await node.persistence.run()
-                group.cancel_scope.cancel()
-        except Exception as error:  # the supervisor's place: whatever it is, callers must be told
-            node.log.exception("writer.crashed", path=self._store.path)
-            reason = f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime"
-            node.closing, node.failed = True, StorageFailed(self._store.path, reason)
-            node.persistence.stop(reason)
-            for agent in self._reception.agents():
-                for turn in agent.open_turns():
-                    turn.abandon(node.failed)
+            except Exception as error:  # noqa: BLE001 - the supervisor's place: whatever it is, callers must be told
+                self._fail(node, error)
+            group.cancel_scope.cancel()
+
+    def _fail(self, node: Node, error: Exception) -> None:
+        """Stop serving: nothing becomes durable any more, and everyone who waits is told why."""
+        node.log.error("writer.crashed", path=self._store.path, exc_info=error)
+        reason = f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime"
+        node.closing, node.failed = True, StorageFailed(self._store.path, reason)
+        node.persistence.stop(node.failed)
+        for agent in self._reception.agents():
+            for turn in agent.open_turns():
+                turn.abandon(node.failed)
 
     async def _beat(self, node: Node) -> None:
         while True:

@@ -18,8 +18,8 @@ INSERT INTO actors (actor_id, tenant, session_id, agent_id) VALUES (?, ?, ?, ?);
 
 -- name: receipt_accepted
 -- inbound_received: the receipt. A key that is taken is refused by the index receipts_key.
-INSERT INTO receipts (receipt_id, actor_id, key, turn_id, digest, first_seen, expires_at, last_seen)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?6);
+INSERT INTO receipts (receipt_id, actor_id, key, turn_id, digest, first_seen, last_seen, expires_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: receipt_seen
 -- duplicate_dropped: count it.
@@ -46,12 +46,13 @@ WHERE turn_id = ? AND epoch = ? AND version = ?;
 -- name: edge_appended
 -- Any edge, fenced by the turn's epoch.
 INSERT INTO edges (turn_id, ordinal, kind, epoch, at, detail)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6 FROM turns WHERE turn_id = ?1 AND epoch = ?7;
+SELECT turn_id, ?, ?, ?, ?, ? FROM turns WHERE turn_id = ? AND epoch = ?;
 
 -- name: edge_appended_late
 -- duplicate_dropped on a turn that nobody holds in memory.
 INSERT INTO edges (turn_id, ordinal, kind, epoch, at, detail)
-SELECT turn_id, (SELECT max(ordinal) + 1 FROM edges WHERE turn_id = ?4), ?1, epoch, ?2, ?3 FROM turns WHERE turn_id = ?4;
+SELECT turn_id, (SELECT max(ordinal) + 1 FROM edges e WHERE e.turn_id = turns.turn_id), ?, epoch, ?, ?
+FROM turns WHERE turn_id = ?;
 
 -- name: deliverable
 -- turn_completed | turn_failed | turn_cancelled: the one deliverable.
