@@ -132,7 +132,9 @@ class Node:
         counters = self.counters
         setattr(counters, deliverable.outcome, getattr(counters, deliverable.outcome) + 1)
         level = logging.INFO if deliverable.outcome == TurnState.COMPLETED else logging.WARNING
-        if self.log.isEnabledFor(level):
+        if not self.log.isEnabledFor(level):
+            return
+        try:
             self.log.log(
                 level,
                 _ENDED[deliverable.outcome],
@@ -142,6 +144,8 @@ class Node:
                 edges=turn.row.edges,
                 run_s=round(self.loop.time() - turn.started_s, 6),
             )
+        except Exception as error:  # noqa: BLE001 - an application's log handler that fails must not stop its turns
+            self.loop.call_exception_handler({"message": "a log handler failed", "exception": error})
 
 
 def logger() -> Any:

@@ -142,8 +142,7 @@ class Persistence:
     def _fail_waiting(self, error: TurnkeeperError) -> None:
         failed = list(self._waiting)
         self._waiting.clear()
-        for _, told in failed:
-            told(error)
+        self._tell(failed, dict.fromkeys(range(len(failed)), error))
 
     async def _write(self, batch: list[tuple[Sequence[Record], Told]]) -> None:
         try:
@@ -164,12 +163,11 @@ class Persistence:
         self._tell(batch, rejected)
 
     def _tell(self, batch: list[tuple[Sequence[Record], Told]], rejected: Mapping[int, TurnkeeperError]) -> None:
-        if not rejected:
-            for _, told in batch:
-                told(None)
-            return
         for number, (_, told) in enumerate(batch):
-            told(rejected.get(number))
+            try:
+                told(rejected.get(number) if rejected else None)
+            except Exception as error:  # noqa: BLE001 - one listener's bug must not leave the others untold
+                self._loop.call_exception_handler({"message": "a commit's listener failed", "exception": error})
 
 
 def settle(done: asyncio.Future[None]) -> Told:

@@ -3,7 +3,6 @@
 All of a transition's records go into one commit point, so a crash leaves all of them or none.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -32,7 +31,7 @@ from turnkeeper.kernel.records import (
     TurnInserted,
     TurnReleased,
 )
-from turnkeeper.kernel.turn import TurnRow, TurnState, begin, evolve
+from turnkeeper.kernel.turn import TurnRow, begin, evolve
 
 __all__ = [
     "Arrival",
@@ -43,7 +42,6 @@ __all__ = [
     "end",
     "failure_of",
     "observe",
-    "recover",
     "requeue",
     "resume",
     "suspend",
@@ -168,11 +166,6 @@ def failure_of(error: BaseException, traceback_digest: str = "") -> Failure:
         message = f"(its message cannot be read: {type(broken).__name__})"
     storable = message[:_MESSAGE_LEN_MAX].encode(errors="replace").decode()
     return Failure(type(error).__name__, storable, traceback_digest)
-
-
-def recover(rows: Sequence[TurnRow], at: float) -> list[Change]:
-    """Take back every turn that a dead boot was running; other rows stay as they are."""
-    return [requeue(row, Requeued("recovery"), at) for row in rows if row.state is TurnState.RUNNING]
 
 
 def _released(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> Change:

@@ -79,12 +79,13 @@ class BatchConnection(sqlite3.Connection):
         Raises:
             sqlite3.Error: the store failed, nothing of the batch was written.
         """
-        points, self.staged = self.staged, ()
+        points, self.staged, self.rejected = self.staged, (), {}
         if not points:
             super().commit()
             return
         try:
-            self.rejected = {} if self._write_together(points) else self._write_one_by_one(points)
+            if not self._write_together(points):
+                self.rejected = self._write_one_by_one(points)
         finally:
             if self.in_transaction:
                 self.rollback()
@@ -128,20 +129,24 @@ class BatchConnection(sqlite3.Connection):
                 if self.execute(_STATEMENTS[type(record)], msgspec.structs.astuple(record)).rowcount != 1:
                     return _refusal(record, None)
             except _GUILTY as error:
+                if isinstance(record, records.TurnAcquired) and _unique(error):
+                    return LeaseHeld(self.execute(queries()["turn"], (record.turn_id,)).fetchone()[1])
                 return _refusal(record, error)
         return None
 
 
+def _unique(error: Exception | None) -> bool:
+    return isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error)
+
+
 def _refusal(record: Record, error: Exception | None) -> TurnkeeperError:  # noqa: PLR0911 - one line a case
     """Return what a refused row means to the one who wrote it: `error` is None where a guard said no."""
-    unique = isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error)
+    unique = _unique(error)
     match record:
         case records.ReceiptAccepted(key=key) if unique:
             return KeyTaken(key)
         case records.TurnInserted(actor_id=actor_id) if unique:
             return LeaseHeld(actor_id)
-        case records.TurnAcquired(turn_id=turn_id) if unique:
-            return LeaseHeld(turn_id)
         case records.Deliverable(turn_id=turn_id) if unique:
             return DeliverableRecorded(turn_id)
         case records.EdgeAppended(turn_id=turn_id, ordinal=ordinal) if unique:

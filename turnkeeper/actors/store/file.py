@@ -1,25 +1,34 @@
 """The file: is it a store, is it ours, is its schema known; and what an error of SQLite's means in words."""
 
+import os
 import sqlite3
+import struct
 from pathlib import Path
 from typing import Final
 
 from turnkeeper.actors.store.sql import migrations, queries
 from turnkeeper.kernel.errors import SchemaTooNew, StorageFailed
 
-__all__ = ["APPLICATION_ID", "check_file", "check_schema", "explained", "migrate", "resolve"]
+__all__ = ["APPLICATION_ID", "check_file", "explained", "migrate", "resolve"]
 
 APPLICATION_ID: Final = 0x7475726E
 """`turn` in ASCII: SQLite's own field for telling one application's files from another's."""
 
-_HEADER: Final = b"SQLite format 3\x00"
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER: Final = struct.Struct(">40xI16xI4xI")
+"""Where a database's first 72 bytes hold its schema cookie, its user version and its application id."""
+
+_MARKS: Final = ("application_id", "user_version", "schema_version")
+"""The same as pragmas, which see what a log holds that the header does not yet."""
+
+_READ_ONLY: Final = "read-only: the file and its folder must be writable"
 _OLDEST_SQLITE: Final = (3, 37, 0)
 """The first SQLite with STRICT tables."""
 
 _MEANINGS: Final = (
     ("full", "the disk is full; nothing of this was written, and work goes on once there is room"),
     ("not a database", "not a turnkeeper store (no SQLite database)"),
-    ("readonly", "read-only: the file and its folder must be writable"),
+    ("readonly", _READ_ONLY),
     ("unable to open", "cannot be opened: check that its folder exists and may be written"),
     ("locked", "locked by another program"),
 )
@@ -37,11 +46,14 @@ def resolve(path: str | Path) -> Path:
         raise StorageFailed(repr(path), f"not a usable path: {error}") from error
 
 
-def check_file(file: Path) -> None:
-    """Refuse a path that cannot become or be a store, before anything is made beside it.
+def check_file(file: Path) -> int:
+    """Return the schema version of a store, 0 where there is none yet; refuse a path that cannot be one.
+
+    Read from the file's own header, because opening a database that has a log already changes it.
 
     Raises:
         StorageFailed: a directory, a missing folder, another program's file, an SQLite without STRICT tables.
+        SchemaTooNew: a newer version of this one wrote it.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StorageFailed(str(file), f"needs SQLite 3.37 or later, this Python has {sqlite3.sqlite_version}")
@@ -51,26 +63,25 @@ def check_file(file: Path) -> None:
         if not file.exists():
             if not file.parent.is_dir():
                 raise StorageFailed(str(file), f"the folder {file.parent} does not exist")
-            return
+            return 0
         with file.open("rb") as opened:
-            head = opened.read(len(_HEADER))
+            head = opened.read(_HEADER.size)
     except OSError as error:
         raise StorageFailed(str(file), error.strerror or str(error)) from error
-    if head and head != _HEADER:
+    return _check_header(file, head) if head else 0
+
+
+def _check_header(file: Path, head: bytes) -> int:
+    """Return the schema version that a database file's first bytes tell; for their places see SQLite's file format."""
+    if len(head) < _HEADER.size or not head.startswith(_MAGIC):
         raise StorageFailed(str(file), "not a turnkeeper store (no SQLite database)")
+    cookie, version, application = _HEADER.unpack(head)
+    return _check_marks(file, application, version, cookie)
 
 
-def check_schema(file: Path, connection: sqlite3.Connection) -> int:
-    """Return the schema version of an open database, 0 for an empty one.
-
-    Raises:
-        StorageFailed: another application's database.
-        SchemaTooNew: a newer version of this one wrote it.
-    """
-    ((application,),) = connection.execute("PRAGMA application_id")
-    ((version,),) = connection.execute("PRAGMA user_version")
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
-    if application != APPLICATION_ID and (application or version or tables):
+def _check_marks(file: Path, application: int, version: int, cookie: int) -> int:
+    """Return the schema version, if the application's mark is ours, or if nothing has been made in the file yet."""
+    if application != APPLICATION_ID and (application or version or cookie):
         raise StorageFailed(str(file), "not a turnkeeper store (another program's SQLite database)")
     if version > len(migrations()):
         raise SchemaTooNew(str(file), version, len(migrations()))
@@ -81,12 +92,14 @@ def migrate(file: Path, store_id: str, created_at: float) -> None:
     """Bring a file's schema up to date, each migration in a transaction of its own.
 
     Raises:
-        StorageFailed, SchemaTooNew: see `check_schema`; the file is as it was.
+        StorageFailed, SchemaTooNew: see `check_file`; the file is as it was.
     """
+    if file.exists() and not os.access(file, os.W_OK):
+        raise StorageFailed(str(file), _READ_ONLY)
     try:
         connection = sqlite3.connect(file, isolation_level=None)
         try:
-            version = check_schema(file, connection)
+            version = _check_marks(file, *(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _MARKS))
             for number, migration in enumerate(migrations()[version:], version + 1):
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {migration}; PRAGMA application_id = {APPLICATION_ID};"

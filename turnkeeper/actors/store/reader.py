@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from turnkeeper.actors.store.file import check_file, check_schema, explained, resolve
+from turnkeeper.actors.store.file import check_file, explained, resolve
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import StorageFailed
@@ -60,9 +60,10 @@ class Reader:
             StorageFailed: it does not exist, or is no store.
             SchemaTooNew: a newer version wrote it.
         """
-        check_file(self._file)
         if not self._file.exists():
             raise StorageFailed(self.path, "does not exist")
+        if not check_file(self._file):
+            raise StorageFailed(self.path, "not a turnkeeper store (an empty file)")
         try:
             self._connection = sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, isolation_level=None)
             try:
@@ -81,8 +82,6 @@ class Reader:
         self._connection.close()
 
     def _begin(self) -> None:
-        if not check_schema(self._file, self._connection):
-            raise StorageFailed(self.path, "not a turnkeeper store (an empty file)")
         self._connection.execute("BEGIN")
         self._connection.execute("SELECT store_id FROM store").fetchone()  # the snapshot begins with a read
 

@@ -49,7 +49,7 @@ class SqliteStore:
         self.path = str(self._file)
         self._synchronous = synchronous
         self._new = (store_id, created_at)
-        self._lock = OwnerLock(self._file)
+        self._lock = OwnerLock()
         self._raw: list[BatchConnection] = []
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
@@ -63,7 +63,7 @@ class SqliteStore:
             StorageFailed: it is no store, or cannot be opened; the reason says which.
         """
         check_file(self._file)
-        self._lock.acquire()
+        self._lock.acquire(self._file)
         try:
             await asyncio.to_thread(migrate, self._file, *self._new)
             await self._connect()

@@ -1,0 +1,590 @@
+"""The store: its schema, its guards, and what a batch does with a point that is to be refused."""
+
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnkeeper.actors.store.batch import ORDER, BatchConnection, statement_name
+from turnkeeper.actors.store.file import APPLICATION_ID, migrate
+from turnkeeper.actors.store.sql import migrations, queries, schema
+from turnkeeper.actors.store.sqlite import SqliteStore
+from turnkeeper.kernel import lifecycle, records
+from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed, Suspended
+from turnkeeper.kernel.errors import (
+    DeliverableRecorded,
+    KeyTaken,
+    LeaseHeld,
+    StaleEpoch,
+    StorageFailed,
+    TurnkeeperError,
+    TurnNotFound,
+    VersionConflict,
+)
+from turnkeeper.kernel.lease import Lease
+from turnkeeper.kernel.lifecycle import Arrival
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow, ReceiptState
+from turnkeeper.kernel.records import ActorOpened, NodeStarted, ReceiptRetired, Record
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, fold
+
+LEASE = Lease(1, 145.0)
+KINDS: tuple[type[Record], ...] = get_args(Record)
+ACTOR, OTHER_ACTOR, NEIGHBOUR = 10, 20, 30
+
+
+def arrival(turn_id: int, actor_id: int = ACTOR, key: str | None = None) -> Arrival:
+    return Arrival(turn_id, actor_id, key or f"key-{turn_id}", b"\x01", b"digest", 100.0, 200.0)
+
+
+RUNNING = lifecycle.accept(arrival(1), LEASE)
+QUEUED = lifecycle.accept(arrival(2), None)
+STARTED = lifecycle.accept(arrival(3, OTHER_ACTOR), LEASE)
+ENDED = lifecycle.end(STARTED.row, EdgeKind.TURN_COMPLETED, b"\x2a", 101.0)
+WORLD: list[list[Record]] = [
+    [NodeStarted(1, 4242, 100.0, 145.0)],
+    *([ActorOpened(actor_id, "", f"session-{actor_id}", "billing")] for actor_id in (ACTOR, OTHER_ACTOR, NEIGHBOUR)),
+    RUNNING.records,
+    QUEUED.records,
+    STARTED.records,
+    ENDED.records,
+]
+"""One node, three actors; turn 1 runs, turn 2 waits behind it, turn 3 has ended."""
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    """An open store that holds WORLD."""
+    opened = SqliteStore(path, synchronous="OFF", store_id="a1b2", created_at=100.0)
+    await opened.open()
+    assert await opened.apply(WORLD) == {}
+    yield opened
+    await opened.close()
+
+
+def contents(path: Path) -> dict[str, list[Any]]:
+    """Return every row of every table."""
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for (name,) in tables}
+
+
+# ---------------------------------------------------------------- schema and statements
+
+
+def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return everything in a schema, its SQL without comments and with single spaces."""
+    rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")
+    return {(kind, name): " ".join(re.sub(r"--[^\n]*", "", sql).split()) for kind, name, sql in rows}
+
+
+def test_the_schema_is_what_the_migrations_amount_to(tmp_path: Path) -> None:
+    """A store that was migrated step by step and one made from schema.sql are the same."""
+    migrate(tmp_path / "migrated.db", "a1b2", 100.0)
+    with (
+        closing(sqlite3.connect(tmp_path / "migrated.db")) as migrated,
+        closing(sqlite3.connect(tmp_path / "made.db")) as made,
+    ):
+        made.executescript(schema())
+
+        assert objects(made)
+        assert objects(migrated) == objects(made)
+
+
+def test_a_migrated_store_says_whose_it_is_and_which_version(tmp_path: Path) -> None:
+    """Its application id and its schema number are in SQLite's own fields, its name in its one row."""
+    migrate(tmp_path / "x.db", "a1b2", 100.0)
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
+        assert connection.execute("SELECT store_id, created_at FROM store").fetchall() == [("a1b2", 100.0)]
+
+
+def test_migrating_once_more_changes_nothing(tmp_path: Path) -> None:
+    """A store keeps the name it was made with."""
+    migrate(tmp_path / "x.db", "a1b2", 100.0)
+    before = (tmp_path / "x.db").read_bytes()
+    migrate(tmp_path / "x.db", "c3d4", 200.0)
+
+    assert (tmp_path / "x.db").read_bytes() == before
+
+
+def test_every_record_has_its_place_in_a_batch() -> None:
+    """Each type once: a record without a place could not be written."""
+
+    assert len(ORDER) == len(set(ORDER))
+    assert set(ORDER) == set(KINDS)
+    assert {kind.__name__ for kind in KINDS} == set(records.__all__) - {"Record"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fields_of_a_record_are_the_parameters_of_its_statement(kind: type[Record], tmp_path: Path) -> None:
+    """As many as there are, by SQLite's own count."""
+    migrate(tmp_path / "x.db", "a1b2", 100.0)
+    statement = f"EXPLAIN {queries()[statement_name(kind)]}"
+    count = len(kind.__struct_fields__)
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute(statement, [None] * count)
+        for wrong in (count - 1, count + 1):
+            with pytest.raises(sqlite3.ProgrammingError, match=rf"current statement uses {count}"):
+                connection.execute(statement, [None] * wrong)
+
+
+ANOTHER_NAME = {"epoch_before": "epoch", "version_before": "version", "fence": "epoch"}
+"""Fields that are compared with a column, and not written to it."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fields_of_a_record_are_named_as_the_columns_they_go_to(kind: type[Record]) -> None:
+    """The order of fields and columns is the same, so no value lands in its neighbour's column."""
+    sql = queries()[statement_name(kind)]
+    insert = re.search(r"INSERT INTO \w+ \((.+)\)\s(?:VALUES \((.+)\)|SELECT (.+)\sFROM turns)", sql)
+    columns, values = (insert[1], insert[2] or insert[3]) if insert else ("", "")
+    written = [column for column, value in zip(columns.split(", "), values.split(", "), strict=True) if value == "?"]
+    fields = [ANOTHER_NAME.get(name, name) for name in kind.__struct_fields__]
+
+    assert [*written, *re.findall(r"(\w+) = \?", sql)] == fields
+
+
+@pytest.mark.parametrize("name", queries())
+def test_every_statement_fits_the_schema(name: str, tmp_path: Path) -> None:
+    """Each compiles against a store, the reading ones too."""
+    migrate(tmp_path / "x.db", "a1b2", 100.0)
+    sql = queries()[name]
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute(f"EXPLAIN {sql}", [None] * (max(numbered) if numbered else sql.count("?")))
+
+
+# ---------------------------------------------------------------- what is written is what is read
+
+
+async def test_what_is_written_is_what_is_read(store: SqliteStore) -> None:
+    """Rows, receipts, edges and deliverables come back as the decisions made them."""
+    edges = await store.edges(3)
+
+    assert [await store.turn(turn_id) for turn_id in (1, 2, 3)] == [RUNNING.row, QUEUED.row, ENDED.row]
+    assert await store.deliverable(3) == ENDED.records[0]
+    assert fold(OTHER_ACTOR, edges) == ENDED.row
+    assert [(edge.ordinal, type(edge.kind)) for edge in edges] == [(0, EdgeKind), (1, EdgeKind), (2, EdgeKind)]
+    assert await store.receipt(ACTOR, "key-1") == ReceiptRow(
+        1, ACTOR, "key-1", 1, b"digest", ReceiptState.PROCESSING, 0, 100.0, 100.0, 200.0
+    )
+    assert await store.actor_id(Address("", "session-10", "billing")) == ACTOR
+
+
+async def test_what_is_not_there_is_none(store: SqliteStore) -> None:
+    """Reading never makes anything up."""
+
+    assert await store.turn(99) is None
+    assert await store.deliverable(1) is None
+    assert await store.edges(99) == []
+    assert await store.receipt(ACTOR, "key-3") is None
+    assert await store.actor_id(Address("tenant", "session-10", "billing")) is None
+
+
+async def test_live_turns_are_listed_in_the_order_of_acceptance_with_what_recovery_needs(store: SqliteStore) -> None:
+    """Queued and running ones, with address and key; not those that have ended."""
+    live = await store.live_turns()
+
+    assert [turn.row for turn in live] == [RUNNING.row, QUEUED.row]
+    assert {turn.address for turn in live} == {Address("", "session-10", "billing")}
+    assert [(turn.key, turn.digest, turn.expires_at) for turn in live] == [
+        ("key-1", b"digest", 200.0),
+        ("key-2", b"digest", 200.0),
+    ]
+
+
+async def test_a_store_opened_again_goes_on_counting_where_it_stopped(store: SqliteStore, path: Path) -> None:
+    """Its name stays its own; ids continue."""
+    await store.close()
+    again = SqliteStore(path, synchronous="OFF", store_id="c3d4", created_at=900.0)
+    marks = await again.open()
+    await again.close()
+
+    assert msgspec.structs.astuple(marks) == ("a1b2", 1, NEIGHBOUR, 3)
+
+
+async def test_a_receipt_counts_its_duplicates_and_says_what_its_turn_says(store: SqliteStore) -> None:
+    """State by view, count by statement; the key of a retired receipt stands for nothing."""
+    _, dropped = lifecycle.drop_duplicate(None, 3, 3, 150.0)
+    assert await store.apply([dropped, dropped]) == {}
+    counted = await store.receipt(OTHER_ACTOR, "key-3")
+    assert await store.apply([[ReceiptRetired(3)]]) == {}
+
+    assert counted is not None
+    assert (counted.duplicate_count, counted.last_seen, counted.state) == (2, 150.0, ReceiptState.COMPLETED)
+    assert [edge.kind for edge in await store.edges(3)][3:] == [EdgeKind.DUPLICATE_DROPPED] * 2
+    assert [edge.ordinal for edge in await store.edges(3)] == [0, 1, 2, 3, 4]
+    assert await store.receipt(OTHER_ACTOR, "key-3") is None
+
+
+# ---------------------------------------------------------------- the database guards the contract by itself
+
+BY_HAND = f"""
+INSERT INTO nodes VALUES (1, 4242, 0.0, 45.0, NULL);
+INSERT INTO actors VALUES ({ACTOR}, '', 's', 'a');
+INSERT INTO turns VALUES (1, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL);
+INSERT INTO turns VALUES (2, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL);
+INSERT INTO turns VALUES (3, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL);
+INSERT INTO deliverables VALUES (3, 'failed', x'C0', 1.0);
+UPDATE turns SET state = 'failed', deliverable_id = 3 WHERE turn_id = 3;
+INSERT INTO receipts VALUES (1, {ACTOR}, 'key', 1, x'00', 0, 0.0, 0.0, 9.0, 0);
+INSERT INTO edges VALUES (NULL, 1, 0, 'inbound_received', 0, 0.0, x'');
+"""
+FORBIDDEN = {
+    "a second running turn of an actor": "UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2",
+    "a new turn beside a running one": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL)",
+    "an end without a deliverable": "UPDATE turns SET state = 'completed', boot_id = NULL WHERE turn_id = 1",
+    "a live turn with a deliverable": "UPDATE turns SET deliverable_id = 2 WHERE turn_id = 2",
+    "an ended turn that goes on": "UPDATE turns SET state = 'queued' WHERE turn_id = 3",
+    "another turn's deliverable": "UPDATE turns SET state = 'failed', deliverable_id = 3 WHERE turn_id = 2",
+    "a deliverable that is not there": "UPDATE turns SET state = 'failed', deliverable_id = 2 WHERE turn_id = 2",
+    "a second deliverable": "INSERT INTO deliverables VALUES (3, 'completed', x'C0', 2.0)",
+    "a deliverable of no turn": "INSERT INTO deliverables VALUES (99, 'completed', x'C0', 2.0)",
+    "a deliverable that is no end": "INSERT INTO deliverables VALUES (2, 'running', x'C0', 2.0)",
+    "a changed edge": "UPDATE edges SET kind = 'turn_completed'",
+    "a deleted edge": "DELETE FROM edges",
+    "a second edge at one ordinal": "INSERT INTO edges VALUES (NULL, 1, 0, 'steered', 0, 0.0, x'')",
+    "an unknown state": "UPDATE turns SET state = 'paused' WHERE turn_id = 2",
+    "a wait without a deadline": "UPDATE turns SET state = 'suspended' WHERE turn_id = 2",
+    "a run without an owner": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, NULL, NULL, NULL)",
+    "an owner of a turn that does not run": "UPDATE turns SET boot_id = 1 WHERE turn_id = 2",
+    "an owner that never started": "UPDATE turns SET boot_id = 99 WHERE turn_id = 1",
+    "a turn of no actor": "INSERT INTO turns VALUES (4, 99, 'queued', 0, 1, 1, NULL, NULL, NULL)",
+    "a second receipt under a key": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0)",
+    "a receipt of no turn": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'other', 99, x'00', 0, 0.0, 0.0, 9.0, 0)",
+    "a second actor at one address": "INSERT INTO actors VALUES (11, '', 's', 'a')",
+    "a value of another type": "UPDATE turns SET epoch = 'one' WHERE turn_id = 1",
+}
+
+
+@pytest.fixture
+def by_hand(path: Path) -> Iterator[sqlite3.Connection]:
+    """A plain connection to a store with a few rows, as somebody with the sqlite3 shell has it."""
+    migrate(path, "a1b2", 100.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(BY_HAND)
+        yield connection
+
+
+@pytest.mark.parametrize("forbidden", FORBIDDEN)
+def test_the_database_itself_refuses(forbidden: str, by_hand: sqlite3.Connection, path: Path) -> None:
+    """Whoever writes, with whatever tool: what the contract forbids cannot be stored."""
+    before = contents(path)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        by_hand.execute(FORBIDDEN[forbidden])
+    assert contents(path) == before
+
+
+def test_the_database_allows_what_the_contract_allows(by_hand: sqlite3.Connection) -> None:
+    """The guards above refuse each thing for its own reason: its lawful neighbour passes."""
+    by_hand.executescript(f"""
+        INSERT INTO edges VALUES (NULL, 1, 1, 'steered', 1, 0.0, x'');
+        UPDATE receipts SET retired = 1 WHERE receipt_id = 1;
+        INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0);
+        UPDATE turns SET state = 'suspended', boot_id = NULL, due_at = 9.0 WHERE turn_id = 1;
+        UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2;
+        INSERT INTO deliverables VALUES (2, 'cancelled', x'C0', 2.0);
+        UPDATE turns SET state = 'cancelled', boot_id = NULL, deliverable_id = 2 WHERE turn_id = 2;
+    """)
+
+    assert [state for (state,) in by_hand.execute("SELECT state FROM turns ORDER BY turn_id")] == [
+        "suspended",
+        "cancelled",
+        "failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("move", "state"),
+    [
+        ("boot_id = NULL, state = 'queued'", TurnState.QUEUED),
+        ("boot_id = 1", TurnState.RUNNING),
+        ("boot_id = NULL, state = 'suspended', due_at = 9.0", TurnState.SUSPENDED),
+        *((f"boot_id = NULL, state = '{end}', deliverable_id = 1", end) for end in sorted(TERMINAL)),
+    ],
+)
+def test_a_receipts_state_is_its_turns_in_other_words(move: str, state: TurnState, by_hand: sqlite3.Connection) -> None:
+    """The view says what the kernel says, for every state."""
+    by_hand.execute("INSERT INTO deliverables VALUES (1, 'failed', x'C0', 1.0)")
+    by_hand.execute(f"UPDATE turns SET {move} WHERE turn_id = 1")
+    found = by_hand.execute("SELECT state FROM receipt_states WHERE receipt_id = 1").fetchone()
+
+    assert found == (STATE_OF[state].value,)
+
+
+# ---------------------------------------------------------------- the guilty point of a batch
+
+
+def changed(row: TurnRow, **facts: Any) -> TurnRow:
+    return msgspec.structs.replace(row, **facts)
+
+
+RAN = RUNNING.row
+GUILTY: dict[str, tuple[Sequence[Record], TurnkeeperError]] = {
+    "a move from an older epoch": (
+        lifecycle.end(changed(RAN, epoch=0), EdgeKind.TURN_COMPLETED, b"\x2a", 102.0).records,
+        StaleEpoch(1, 0),
+    ),
+    "an edge of an older epoch": (
+        lifecycle.observe(changed(RAN, epoch=0), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
+        StaleEpoch(1, 0),
+    ),
+    "an edge of no turn": (
+        lifecycle.observe(changed(RAN, turn_id=99), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
+        StaleEpoch(99, 1),
+    ),
+    "a lease from an older epoch": (
+        lifecycle.acquire(changed(QUEUED.row, epoch=7), LEASE, 102.0).records,
+        StaleEpoch(2, 7),
+    ),
+    "an inbound under a taken key": (lifecycle.accept(arrival(4, key="key-1"), None).records, KeyTaken("key-1")),
+    "a new turn beside a running one": (lifecycle.accept(arrival(4), LEASE).records, LeaseHeld(ACTOR)),
+    "a lease beside a running turn": (lifecycle.acquire(QUEUED.row, LEASE, 102.0).records, LeaseHeld(ACTOR)),
+    "a second deliverable": (
+        lifecycle.end(STARTED.row, EdgeKind.TURN_FAILED, b"\x93", 102.0).records,
+        DeliverableRecorded(3),
+    ),
+    "an edge where one stands": (
+        lifecycle.observe(changed(RAN, edges=1), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
+        VersionConflict(1, 1),
+    ),
+    "a receipt retired that is not there": ([ReceiptRetired(99)], VersionConflict(99, 0)),
+    "a duplicate of no receipt": (lifecycle.drop_duplicate(None, 99, 1, 102.0)[1], VersionConflict(99, 0)),
+    "a duplicate of no turn": (lifecycle.drop_duplicate(None, 1, 99, 102.0)[1], TurnNotFound(99)),
+}
+UNSTORABLE: dict[str, Sequence[Record]] = {
+    "a lone surrogate": [ActorOpened(11, "", "\ud800", "billing")],
+    "an integer past 64 bits": [NodeStarted(2, 2**63, 0.0, 0.0)],
+    "a value of no stored type": [NodeStarted(2, object(), 0.0, 0.0)],  # type: ignore[arg-type]
+    "a value of another type": [NodeStarted(2, "x", 0.0, 0.0)],  # type: ignore[arg-type]
+    "a turn of no actor": lifecycle.accept(arrival(4, actor_id=99), None).records,
+}
+
+
+def neighbours(count: int) -> list[list[Record]]:
+    return [lifecycle.accept(arrival(100 + number, NEIGHBOUR), None).records for number in range(count)]
+
+
+async def beside(store: SqliteStore, path: Path, guilty: Sequence[Record]) -> dict[int, TurnkeeperError]:
+    """Apply a guilty point in the middle of many good ones; check that only it is missing; return the refusals."""
+    good = neighbours(40)
+    twin = path.with_name("twin.db")
+    other = SqliteStore(twin, synchronous="OFF", store_id="a1b2", created_at=100.0)
+    await other.open()
+    await other.apply([*WORLD, *good])
+    await other.close()
+
+    rejected = await store.apply([*good[:20], guilty, *good[20:]])
+
+    assert contents(path) == contents(twin), "the store is not as if the guilty point had never been"
+    return dict(rejected)
+
+
+@pytest.mark.parametrize("guilty", GUILTY)
+async def test_one_guilty_point_fails_alone_and_is_told_why(guilty: str, store: SqliteStore, path: Path) -> None:
+    """The others of its batch stand, nothing of it does, and the error names the fact."""
+    point, expected = GUILTY[guilty]
+    rejected = await beside(store, path, point)
+
+    assert list(rejected) == [20]
+    assert type(rejected[20]) is type(expected)
+    assert vars(rejected[20]) == vars(expected)
+
+
+@pytest.mark.parametrize("guilty", UNSTORABLE)
+async def test_one_point_that_cannot_be_stored_fails_alone(guilty: str, store: SqliteStore, path: Path) -> None:
+    """A value that SQLite cannot take is its own point's failure, not the batch's."""
+    rejected = await beside(store, path, UNSTORABLE[guilty])
+
+    assert list(rejected) == [20]
+    assert isinstance(rejected[20], StorageFailed)
+
+
+async def test_several_guilty_points_fail_each_for_its_own_reason(store: SqliteStore) -> None:
+    """Points are told apart by their place in the batch."""
+    good = neighbours(len(GUILTY))
+    batch = [point for pair in zip(good, (point for point, _ in GUILTY.values()), strict=True) for point in pair]
+    rejected = await store.apply(batch)
+
+    assert list(rejected) == list(range(1, len(batch), 2))
+    assert [type(error) for error in rejected.values()] == [type(expected) for _, expected in GUILTY.values()]
+    assert [await store.turn(100 + number) is None for number in range(len(good))] == [False] * len(good)
+
+
+async def test_a_batch_without_guilt_after_one_with_has_no_refusals(store: SqliteStore) -> None:
+    """Every batch answers for itself, the empty one too."""
+    point, _ = GUILTY["an inbound under a taken key"]
+    assert list(await store.apply([point])) == [0]
+
+    assert await store.apply([]) == {}
+    assert await store.apply(neighbours(1)) == {}
+
+
+async def test_a_key_with_a_nul_character_is_another_key(store: SqliteStore) -> None:
+    """Text is stored whole: nothing ends at a NUL."""
+    batch = [
+        lifecycle.accept(arrival(4, key="key\0a"), None).records,
+        lifecycle.accept(arrival(5, key="key\0b"), None).records,
+    ]
+    assert await store.apply(batch) == {}
+    found = [await store.receipt(ACTOR, key) for key in ("key\0a", "key\0b", "key")]
+
+    assert [known and (known.key, known.turn_id) for known in found] == [("key\0a", 4), ("key\0b", 5), None]
+
+
+async def test_a_receipt_retired_twice_is_refused_the_second_time(store: SqliteStore) -> None:
+    """Of two that want to renew one key, one wins and the other is told."""
+    rejected = await store.apply([[ReceiptRetired(3)], [ReceiptRetired(3)]])
+
+    assert {number: type(error) for number, error in rejected.items()} == {1: VersionConflict}
+
+
+def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> None:
+    """Every kind of record, in one pass of one statement a kind: no point has a savepoint of its own."""
+    migrate(path, "a1b2", 100.0)
+    ended = lifecycle.end(RUNNING.row, EdgeKind.TURN_COMPLETED, b"\x2a", 102.0)
+    renewed = lifecycle.accept(arrival(5, OTHER_ACTOR, "key-3"), None, retired=3)
+    _, dropped = lifecycle.drop_duplicate(None, 3, 3, 102.0)
+    last_words = [[records.NodeBeat(150.0, 1)], [records.NodeStopped(103.0, 1)]]
+    batch = [
+        [*ended.records, *lifecycle.acquire(QUEUED.row, LEASE, 102.0).records],
+        renewed.records,
+        dropped,
+        [NodeStarted(2, 4243, 100.0, 145.0)],
+        [ActorOpened(11, "", "session-11", "billing")],
+        *last_words,
+    ]
+    statements: list[str] = []
+    with closing(sqlite3.connect(path, isolation_level=None, factory=BatchConnection)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        for point in WORLD:
+            connection.staged = [point]
+            connection.commit()
+        connection.set_trace_callback(statements.append)
+        connection.staged = batch
+        connection.commit()
+
+    assert {type(record) for point in batch for record in point} == set(KINDS)
+    assert connection.rejected == {}
+    assert statements.count("COMMIT") == 1
+    assert not [statement for statement in statements if "SAVEPOINT" in statement]
+
+
+async def test_a_turn_and_its_successor_change_places_in_one_point(store: SqliteStore) -> None:
+    """The end of one and the lease of the next are one commit: the slot is freed before it is taken."""
+    ended = lifecycle.end(RUNNING.row, EdgeKind.TURN_COMPLETED, b"\x2a", 102.0)
+    acquired = lifecycle.acquire(QUEUED.row, LEASE, 102.0)
+
+    assert await store.apply([[*ended.records, *acquired.records]]) == {}
+    assert [await store.turn(1), await store.turn(2)] == [ended.row, acquired.row]
+
+
+# ---------------------------------------------------------------- a batch is its points, one after another
+
+
+class Writer:
+    """What one runtime submits: lawful moves of its actors, and now and then something stale or taken."""
+
+    def __init__(self) -> None:
+        self.points: list[Sequence[Record]] = []
+        self.guilty: set[int] = set()
+        self._rows: dict[int, list[TurnRow]] = {ACTOR: [], OTHER_ACTOR: [], NEIGHBOUR: []}
+        self._old: list[TurnRow] = []
+        self._ids = count(101)
+
+    def submit(self, choice: int, actor_id: int) -> None:
+        """Submit one point; a choice that has no meaning now accepts one more turn."""
+        rows = self._rows[actor_id]
+        head = rows[0] if rows else None
+        running = head is not None and head.state is TurnState.RUNNING
+        match choice:
+            case 0 if running:
+                self._end(rows)
+            case 1 if running:
+                self._replace(rows, lifecycle.requeue(head, Requeued("retry", 130.0), 102.0))
+            case 2 if running:
+                self._replace(rows, lifecycle.suspend(head, Suspended("approval", 900.0), 102.0))
+            case 3 | 4 if running:
+                self._replace(rows, lifecycle.observe(head, EdgeKind.MODEL_ATTEMPT, None, 102.0))
+            case 0 | 1 | 3 if head is not None and head.state is TurnState.QUEUED:
+                self._replace(rows, lifecycle.acquire(head, LEASE, 102.0))
+            case 0 | 1 | 3 if head is not None and head.state is TurnState.SUSPENDED:
+                self._replace(rows, lifecycle.resume(head, LEASE, Resumed(1, 145.0), 102.0))
+            case 5 if self._old:
+                self._refused(lifecycle.end(self._old[-1], EdgeKind.TURN_FAILED, b"\x93", 102.0).records)
+            case 6 if self._old:
+                self._refused(lifecycle.observe(self._old[0], EdgeKind.MODEL_ATTEMPT, None, 102.0).records)
+            case 7 if head is not None:
+                taken = arrival(next(self._ids), actor_id, f"key-{head.turn_id}")
+                self._refused(lifecycle.accept(taken, None).records)
+            case _:
+                change = lifecycle.accept(arrival(next(self._ids), actor_id), None if rows else LEASE)
+                rows.append(change.row)
+                self.points.append(change.records)
+
+    def _replace(self, rows: list[TurnRow], change: lifecycle.Change) -> None:
+        if rows[0].state is TurnState.RUNNING:
+            self._old.append(rows[0])
+        rows[0] = change.row
+        self.points.append(change.records)
+
+    def _end(self, rows: list[TurnRow]) -> None:
+        """End the running turn; its successor's lease rides in the same point."""
+        records = lifecycle.end(rows.pop(0), EdgeKind.TURN_COMPLETED, b"\x2a", 102.0).records
+        if rows and rows[0].state is TurnState.QUEUED:
+            acquired = lifecycle.acquire(rows[0], LEASE, 102.0)
+            rows[0] = acquired.row
+            records = [*records, *acquired.records]
+        self.points.append(records)
+
+    def _refused(self, point: Sequence[Record]) -> None:
+        self.guilty.add(len(self.points))
+        self.points.append(point)
+
+
+def write(path: Path, batches: Sequence[Sequence[Sequence[Record]]]) -> dict[int, str]:
+    """Write the batches one after another; return the refusals by the points' number in all of them."""
+    refusals: dict[int, str] = {}
+    first = 0
+    with closing(sqlite3.connect(path, isolation_level=None, factory=BatchConnection)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")
+        for batch in batches:
+            connection.staged = batch
+            connection.commit()
+            refusals |= {first + number: repr(error) for number, error in connection.rejected.items()}
+            first += len(batch)
+    return refusals
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([ACTOR, OTHER_ACTOR, NEIGHBOUR])), max_size=40))
+def test_a_batch_comes_to_the_same_as_its_points_one_after_another(choices: list[tuple[int, int]]) -> None:
+    """How many points share a commit changes nothing but the number of commits: same rows, same refusals."""
+    writer = Writer()
+    for choice in choices:
+        writer.submit(*choice)
+    with tempfile.TemporaryDirectory() as folder:
+        together, apart = Path(folder, "together.db"), Path(folder, "apart.db")
+        migrate(together, "a1b2", 100.0)
+        write(together, [WORLD[:4]])
+        shutil.copy(together, apart)
+        refused = write(together, [writer.points] if writer.points else [])
+
+        assert refused == write(apart, [[point] for point in writer.points])
+        assert set(refused) == writer.guilty
+        assert contents(together) == contents(apart)
