@@ -29,7 +29,7 @@ def blocks(language: str) -> list[object]:
 
 
 def in_words(line: str) -> str:
-    return line.split("  #")[0].strip()
+    return line.partition("  #")[0].strip()
 
 
 @pytest.mark.parametrize("program", blocks("python"))

@@ -61,7 +61,7 @@ EXAMPLES: list[tuple[EdgeKind, Detail]] = [
     (EdgeKind.TURN_RESUMED, Resumed(3, 145.5, WHO)),
     (EdgeKind.TURN_RESUMED, Resumed(3, 145.5, WHO, True, RAW)),
     (EdgeKind.TURN_REQUEUED, Requeued("recovery")),
-    (EdgeKind.TURN_REQUEUED, Requeued("retry", 130.0, Failure("ValueError", "no", "ab12"), WHO)),
+    (EdgeKind.TURN_REQUEUED, Requeued("retry", 130.0, Failure("ValueError", "no", "ab12"), [WHO])),
     (EdgeKind.STEP_INTENDED, StepIntent(2, *WHO, "effectful", RAW, "store/7/refund/0")),
     (EdgeKind.STEP_SUCCEEDED, StepResult(2, *WHO, RAW)),
     (EdgeKind.STEP_SUCCEEDED, StepResult(2, *WHO, NIL)),
@@ -236,7 +236,7 @@ details = st.one_of(
     st.tuples(st.just(EdgeKind.TURN_SUSPENDED), st.builds(Suspended, text, seconds, st.none() | steps)),
     st.tuples(
         st.just(EdgeKind.TURN_REQUEUED),
-        st.builds(Requeued, text, st.none() | seconds, st.none() | failures, st.none() | steps),
+        st.builds(Requeued, text, st.none() | seconds, st.none() | failures, st.lists(steps, max_size=3)),
     ),
     st.tuples(st.just(EdgeKind.TURN_RESUMED), st.builds(Resumed, counts, seconds, steps, st.just(True), raws)),
     st.tuples(st.just(EdgeKind.STEP_INTENDED), st.builds(StepIntent, counts, text, text, text, raws, text)),

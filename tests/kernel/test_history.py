@@ -223,7 +223,7 @@ def test_an_effect_may_be_tried_again_once_somebody_has_looked() -> None:
     """After a doubt, an answer from outside, or a failure that is to be forgotten; never straight away."""
     answered = (EdgeKind.TURN_RESUMED, Resumed(1, 9.0, STEP, happened=False))
     suspended = (EdgeKind.TURN_SUSPENDED, Suspended("approval", 9.0, STEP))
-    forgotten = (EdgeKind.TURN_REQUEUED, Requeued("retry", 2.0, Failure("E", "e"), STEP))
+    forgotten = (EdgeKind.TURN_REQUEUED, Requeued("retry", 2.0, Failure("E", "e"), [STEP]))
     leased = (EdgeKind.LEASE_ACQUIRED, LeaseGranted(1, 9.0))
 
     assert rules(edges(intent(), *RECOVERED, doubt(), intent())) == []

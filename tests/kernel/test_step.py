@@ -285,7 +285,7 @@ def test_an_answer_about_a_step_that_nobody_asked_for_invents_none() -> None:
 def test_the_step_that_a_retry_forgets_is_run_again_and_the_others_answer() -> None:
     """A turn retried because of a failed step runs that step anew, and only that one."""
     failed = StepFailure(1, *WHO, Failure("Flaky", "503"), raw(5))
-    retried = Requeued("retry", 130.0, Failure("StepFailed", "503"), WHO)
+    retried = Requeued("retry", 130.0, Failure("StepFailed", "503"), [WHO])
     steps = fold_steps(edges_of(StepResult(0, *OTHER, raw(1), raw({})), failed, retried))
 
     assert set(steps) == {OTHER}
@@ -301,7 +301,7 @@ def test_a_retry_that_forgets_nothing_keeps_every_step() -> None:
 def test_a_forgotten_step_that_succeeds_later_has_that_later_result() -> None:
     """The second run of a forgotten step is a step like any other."""
     failed = StepFailure(0, *WHO, Failure("Flaky", "503"), raw(5))
-    retried = Requeued("retry", 130.0, None, WHO)
+    retried = Requeued("retry", 130.0, None, [WHO])
     step = fold_steps(edges_of(failed, retried, StepResult(0, *WHO, raw("ok"), raw(5))))[WHO]
 
     assert (step.status, step.result, step.failure) == (StepStatus.SUCCEEDED, packed("ok"), None)

@@ -27,7 +27,7 @@ PASSING: list[BaseException] = [
     asyncio.CancelledError(),
     TimeoutError(),
     StepFailed(WHO, "pure", "Flaky", "503"),
-    ToolTimedOut(WHO, 10.0),
+    ToolTimedOut(WHO, "pure", "ToolTimedOut", "took longer than 10 s"),
 ]
 """What another run could end otherwise."""
 LASTING: list[BaseException] = [

@@ -11,7 +11,7 @@ import msgspec
 
 from turnkeeper.actors.values import decode, encode
 from turnkeeper.kernel.errors import ContractViolation
-from turnkeeper.kernel.step import Effect, OnDoubt
+from turnkeeper.kernel.step import COUNTED, Effect, OnDoubt
 
 if TYPE_CHECKING:
     from turnkeeper.actors.turn import Turn
@@ -116,8 +116,15 @@ class Tool(Generic[P, R]):
     def keyed(self, call_key: str) -> "Tool[P, R]":
         """Return the tool under a call key of your own, for calls whose order may change between attempts.
 
-        Without one, a step's identity is the n-th call of its name in the turn.
+        Without one, a step's identity is the n-th call of its name in the turn. A key names one step: asked for
+        again in the same turn, it is answered from the record.
+
+        Raises:
+            ValueError: the key is empty, or begins like the keys of counted calls.
         """
+        if not call_key or call_key.startswith(COUNTED):
+            msg = f"a call key of {self.name} must not be empty or begin with {COUNTED!r}, got {call_key!r}"
+            raise ValueError(msg)
         same = copy(self)
         same.call_key = call_key
         return same

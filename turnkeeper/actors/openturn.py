@@ -19,7 +19,8 @@ class OpenTurn:
     """A live turn in memory: its row as last submitted, its run if it has one, and who waits for its end.
 
     `row` runs ahead of the store by what is submitted and not yet committed; when the store refuses, the row is
-    read again (`SessionAgent`, resync). `steps` is the record that a rerun is answered from.
+    read again (`SessionAgent`, resync). `steps` is the record that a rerun is answered from. `uncalled` are steps whose
+    intent was written and whose tool has not been called: a run that ends there leaves no doubt about them.
     """
 
     __slots__ = (
@@ -34,9 +35,11 @@ class OpenTurn:
         "started_s",
         "steps",
         "stop",
+        "stumbles",
         "suspension",
         "task",
         "timer",
+        "uncalled",
         "waiting",
     )
 
@@ -49,6 +52,8 @@ class OpenTurn:
         self.payload = arrival.payload
         self.steps: dict[StepName, StepRecord] = {}
         self.failures = 0
+        self.stumbles = 0
+        self.uncalled: set[StepName] = set()
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.started_s = 0.0
@@ -61,6 +66,7 @@ class OpenTurn:
         self.stop: Stop | None = None
         self.suspension: Suspended | None = None
         self.broken: TurnkeeperError | None = None
+        self.uncalled.clear()
 
     def halt(self, why: Stop) -> None:
         """Tell the running handler to stop, by cancelling its task; the first reason counts."""

@@ -3,6 +3,7 @@
 import asyncio
 
 from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.kernel.edge import Requeued
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.lifecycle import requeue
@@ -12,21 +13,23 @@ from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 __all__ = ["resync"]
 
 
-async def resync(node: Node, turn_id: int) -> tuple[TurnRow | None, Deliverable | None]:
+async def resync(node: Node, turn: OpenTurn) -> tuple[TurnRow | None, Deliverable | None]:
     """Return a turn as the store has it, running no more; tries, with backoff, for as long as the store fails.
 
     What is in memory ran ahead of what is stored, and the store is right. A turn that is still running there is
-    taken back to its queue: its rerun is answered from what was recorded. A terminal one comes with its
-    deliverable; None is a turn that was never stored.
+    taken back to its queue, with a backoff that grows with the times it has stumbled: its rerun is answered from
+    what was recorded. A terminal one comes with its deliverable; None is a turn that was never stored.
     """
-    pause_s = 0.0
+    turn_id, pause_s = turn.row.turn_id, 0.0
     while True:
         await asyncio.sleep(pause_s)
         pause_s = min(node.settings.retry_cap_s, 2 * pause_s + node.settings.retry_base_s)
         try:
             row = await node.store.turn(turn_id)
             if row is not None and row.state is TurnState.RUNNING:
-                change = requeue(row, Requeued("storage"), node.clock.time())
+                now = node.clock.time()
+                due_at = now + node.settings.backoff_s(turn.stumbles, node.chance.random())
+                change = requeue(row, Requeued("storage", due_at, forgotten=[*turn.uncalled]), now)
                 await node.persistence.commit(change.records)
                 row = change.row
             ended = row is not None and row.state in TERMINAL

@@ -4,6 +4,7 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import NamedTuple
 
 from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
@@ -12,13 +13,17 @@ from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail, encode_failure
-from turnkeeper.kernel.errors import DeadlineExceeded, StepFailed, ToolTimedOut, TurnNotFound
+from turnkeeper.kernel.errors import DeadlineExceeded, Quarantined, StepFailed, TurnNotFound
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
-from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.step import Effect, fold_steps
-from turnkeeper.kernel.verdict import Stop, Verdict, judge
+from turnkeeper.kernel.names import Address, StepName
+from turnkeeper.kernel.step import Effect, StepRecord, fold_steps
+from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge
 
-__all__ = ["Run", "load"]
+__all__ = ["Recorded", "Run", "recorded"]
+
+_FINAL = frozenset({"ContractViolation", "PayloadTooLarge"})
+"""Failures of a step that running it again could not end otherwise."""
+
 
 _INSIST_S = 1.0
 """How often a handler that swallows its cancellation is cancelled again."""
@@ -77,7 +82,11 @@ class Run:
     async def _handle(self) -> bytes:
         turn = self._turn
         if not turn.loaded:
-            await load(self._node, turn)
+            record = await recorded(self._node, turn.row.turn_id)
+            if record.recoveries > self._node.settings.recoveries_max:
+                raise Quarantined(turn.row.turn_id, record.recoveries)
+            turn.payload, turn.steps, turn.failures = record.payload, record.steps, record.failures
+            turn.loaded = True
         steps = Steps(self._node, self._address, turn)
         handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, steps)
         value = await self._agent.handler(handed)
@@ -104,7 +113,8 @@ class Run:
         turn, now = self._turn, self._node.clock.time()
         settings = self._node.settings
         retries_max = settings.retries_max if self._agent.retries_max is None else self._agent.retries_max
-        repeatable = not (isinstance(error, StepFailed) and error.effect == Effect.EFFECTFUL)
+        failed = [cause for cause in causes(error) if isinstance(cause, StepFailed)]
+        repeatable = not any(cause.effect == Effect.EFFECTFUL or cause.type in _FINAL for cause in failed)
         verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retries_max, repeatable=repeatable)
         match verdict:
             case Verdict.COMPLETE:
@@ -117,11 +127,11 @@ class Run:
                 turn.failures += 1
                 self._node.counters.retried += 1
                 pause_s = settings.backoff_s(turn.failures, self._node.chance.random())
-                forgotten = error.step if isinstance(error, StepFailed | ToolTimedOut) else None
+                forgotten = [*(cause.step for cause in failed), *turn.uncalled]
                 why = Requeued("retry", now + pause_s, self._failure(error), forgotten)
                 return requeue(turn.row, why, now)
             case Verdict.YIELD:
-                return requeue(turn.row, Requeued("shutdown"), now)
+                return requeue(turn.row, Requeued("shutdown", forgotten=[*turn.uncalled]), now)
             case Verdict.SUSPEND if turn.suspension is not None:
                 return suspend(turn.row, turn.suspension, now)
             case _:
@@ -135,19 +145,32 @@ class Run:
         return failure_of(error, digest)
 
 
-async def load(node: Node, turn: OpenTurn) -> None:
+class Recorded(NamedTuple):
+    """What the store has of a turn that is to run again."""
+
+    payload: bytes
+    steps: dict[StepName, StepRecord]
+    failures: int
+    recoveries: int
+    suspension: Suspended | None
+
+
+async def recorded(node: Node, turn_id: int) -> Recorded:
     """Read a turn's payload and record from the store: what a rerun is answered from.
 
     Raises:
         StorageFailed: the store cannot be read.
         TurnNotFound: it holds no such turn.
     """
-    edges = await node.store.edges(turn.row.turn_id)
+    edges = await node.store.edges(turn_id)
     details = [decode_detail(edge) for edge in edges]
     if not details or not isinstance(details[0], Inbound):
-        raise TurnNotFound(turn.row.turn_id)
-    turn.payload = bytes(details[0].payload)
-    turn.steps = fold_steps(edges)
-    turn.failures = sum(isinstance(detail, Requeued) and detail.reason == "retry" for detail in details)
-    turn.suspension = next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None)
-    turn.loaded = True
+        raise TurnNotFound(turn_id)
+    reasons = [detail.reason for detail in details if isinstance(detail, Requeued)]
+    return Recorded(
+        payload=bytes(details[0].payload),
+        steps=fold_steps(edges),
+        failures=reasons.count("retry"),
+        recoveries=reasons.count("recovery"),
+        suspension=next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None),
+    )

@@ -11,13 +11,13 @@ from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import settle
 from turnkeeper.actors.resync import resync
-from turnkeeper.actors.run import Run, load
+from turnkeeper.actors.run import Run, recorded
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed, encode_failure
 from turnkeeper.kernel.errors import (
     DeadlineExceeded,
     MailboxFull,
-    Quarantined,
+    StorageFailed,
     TurnkeeperError,
     TurnNotFound,
     WaitTokenInvalid,
@@ -153,7 +153,8 @@ class SessionAgent:
 
     def _drop(self, known: OpenTurn, now: float) -> "asyncio.Future[Admitted]":
         """Count a duplicate of a live turn; it is answered with that turn once the count is durable."""
-        row, records = drop_duplicate(known.row, known.row.turn_id, known.row.turn_id, now)
+        before = known.row
+        row, records = drop_duplicate(before, before.turn_id, before.turn_id, now)
         if row is not None:
             known.row = row
         done: asyncio.Future[Admitted] = self._node.loop.create_future()
@@ -161,6 +162,8 @@ class SessionAgent:
         def told(error: TurnkeeperError | None) -> None:
             if error is None:
                 self._node.counters.duplicates += 1
+            elif isinstance(error, StorageFailed) and before.edges < known.row.edges:
+                known.row = before  # everything after it has failed, too: its number is free again
             if done.done():
                 return
             if error is None:
@@ -198,9 +201,6 @@ class SessionAgent:
             return
         self._queue.popleft()
         self._current = turn
-        if turn.row.attempt > self._node.settings.attempts_max:
-            self._fail(turn, Quarantined(turn.row.turn_id, turn.row.attempt - 1))
-            return
         before = turn.row
         change = acquire(before, self._node.lease, self._node.clock.time())
         turn.row = change.row
@@ -247,14 +247,12 @@ class SessionAgent:
         before: TurnRow | None = None
         if change.row.state in TERMINAL and not self._node.closing:
             successor = self._ready()
-        if successor is not None and successor.row.attempt <= self._node.settings.attempts_max:
+        if successor is not None:
             self._queue.popleft()
             before = successor.row
             acquired = acquire(before, self._node.lease, self._node.clock.time())
             successor.row = acquired.row
             records = [*records, *acquired.records]
-        else:
-            successor = None
         deliverable = change.records[0]
         self._node.persistence.submit(records, partial(self._moved, turn, deliverable, successor, before))
 
@@ -311,7 +309,8 @@ class SessionAgent:
 
     async def _resync(self, turn: OpenTurn) -> None:
         """Go on from what is stored, after the store has refused a write."""
-        row, deliverable = await resync(self._node, turn.row.turn_id)
+        turn.stumbles += 1
+        row, deliverable = await resync(self._node, turn)
         if row is None:
             self._forget(turn)
             turn.abandon(TurnNotFound(turn.row.turn_id))
@@ -349,11 +348,11 @@ class SessionAgent:
         result = NOTHING
         if isinstance(finding, Happened):
             result = msgspec.Raw(encode(finding.result, "the result", self._node.settings.payload_bytes_max))
-        await load(self._node, turn)
-        if turn.row.state is not TurnState.SUSPENDED or turn.suspension is None:
+        suspension = (await recorded(self._node, turn_id)).suspension
+        if turn.row.state is not TurnState.SUSPENDED or suspension is None:
             raise WaitTokenInvalid(turn_id, "it has been answered already")
         lease = self._node.lease
-        step, happened = turn.suspension.step, isinstance(finding, Happened)
+        step, happened = suspension.step, isinstance(finding, Happened)
         found = Resumed(lease.boot_id, lease.until, step, happened=happened, result=result)
         change = resume(turn.row, lease, found, self._node.clock.time())
         turn.disarm()

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.definitions import DidNotHappen, StepContext, Tool, step_scope
+from turnkeeper.actors.definitions import Happened, StepContext, Tool, step_scope
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Told, settle
@@ -15,6 +15,7 @@ from turnkeeper.kernel.edge import (
     NOTHING,
     Detail,
     EdgeKind,
+    Failure,
     StepDoubt,
     StepFailure,
     StepIntent,
@@ -22,6 +23,7 @@ from turnkeeper.kernel.edge import (
     Suspended,
 )
 from turnkeeper.kernel.errors import (
+    ContractViolation,
     EffectInDoubt,
     ShuttingDown,
     StaleEpoch,
@@ -33,6 +35,7 @@ from turnkeeper.kernel.errors import (
 from turnkeeper.kernel.lifecycle import failure_of, observe
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.step import (
+    COUNTED,
     Effect,
     OnDoubt,
     StepDecision,
@@ -62,7 +65,7 @@ class _Call(msgspec.Struct, frozen=True, gc=False):
 class Steps:
     """The steps of one run of a turn, issued in order and recorded as they end."""
 
-    __slots__ = ("_address", "_epoch", "_issued", "_node", "_of_name", "_turn")
+    __slots__ = ("_address", "_epoch", "_issued", "_keyed", "_node", "_of_name", "_turn")
 
     def __init__(self, node: Node, address: Address, turn: OpenTurn) -> None:
         """Begin a run: numbering starts over, so a rerun asks for the same identities."""
@@ -72,6 +75,7 @@ class Steps:
         self._epoch = turn.row.epoch
         self._issued = 0
         self._of_name: dict[str, int] = {}
+        self._keyed: set[StepName] = set()
 
     async def perform(self, tool: Tool[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
         """Answer a step from the record, or run it and record it.
@@ -80,9 +84,8 @@ class Steps:
         durable; the result is returned as the record holds it; cancelling the run leaves the intent standing.
 
         Raises:
-            ContractViolation, PayloadTooLarge: arguments or result do not fit; nothing was called, or its
-                failure is recorded.
-            StepFailed: the tool raised, now or when it was recorded.
+            ContractViolation, PayloadTooLarge: the arguments do not fit; nothing was called.
+            StepFailed: the tool raised, or returned what does not fit, now or when it was recorded.
             ToolTimedOut: it took longer than its `timeout_s`.
             EffectInDoubt: it may have happened, and its tool says to fail then.
             ReplayDivergence: it is recorded with other arguments.
@@ -91,6 +94,18 @@ class Steps:
         """
         self._check_live()
         call = self._issue(tool, tool.bind(args, kwargs))
+        if tool.call_key is None:
+            return await self._decided(tool, call)
+        if call.name in self._keyed:
+            raise ContractViolation(f"step {call.name}", "is still running; a call key names one step of a turn")
+        self._keyed.add(call.name)
+        try:
+            return await self._decided(tool, call)
+        finally:
+            self._keyed.discard(call.name)
+
+    async def _decided(self, tool: Tool[..., R], call: _Call) -> R:
+        """Do what the record says is to be done."""
         known = self._turn.steps.get(call.name)
         if known is not None:
             check_same_call(known, call.arguments)
@@ -98,7 +113,8 @@ class Steps:
             case StepDecision.ANSWER if known is not None:
                 return tool.decode_result(known.result)
             case StepDecision.RAISE if known is not None and known.failure is not None:
-                raise StepFailed(call.name, known.effect, known.failure.type, known.failure.message)
+                failed = ToolTimedOut if known.failure.type == ToolTimedOut.__name__ else StepFailed
+                raise failed(call.name, known.effect, known.failure.type, known.failure.message)
             case StepDecision.DOUBT:
                 return await self._settle_doubt(tool, call, "a crash", recorded=known)
             case _:
@@ -108,9 +124,7 @@ class Steps:
         settings = self._node.settings
         if self._issued >= settings.steps_max:
             raise StepLimitExceeded(self._turn.row.turn_id, settings.steps_max)
-        nth = self._of_name.get(tool.name, 0)
-        self._of_name[tool.name] = nth + 1
-        name = StepName(tool.name, str(nth) if tool.call_key is None else tool.call_key)
+        name = self._name(tool)
         arguments = encode(bound, f"arguments of {tool.name}", settings.payload_bytes_max)
         pure = tool.effect is Effect.PURE
         key = "" if pure else idempotency_key(self._node.store_id, self._turn.row.turn_id, name)
@@ -118,31 +132,37 @@ class Steps:
         self._issued += 1
         return call
 
+    def _name(self, tool: Tool[..., Any]) -> StepName:
+        """Return the step's identity: its own key or, without one, the number of calls of its name."""
+        if tool.call_key is not None:
+            return StepName(tool.name, tool.call_key)
+        nth = self._of_name.get(tool.name, 0)
+        self._of_name[tool.name] = nth + 1
+        return StepName(tool.name, f"{COUNTED}{nth}")
+
     async def _run(self, tool: Tool[..., R], call: _Call) -> R:
         if tool.effect is not Effect.PURE:
             arguments = msgspec.Raw(call.arguments)
+            self._turn.uncalled.add(call.name)
             await self._commit(
                 EdgeKind.STEP_INTENDED,
                 StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key),
             )
+            self._turn.uncalled.discard(call.name)
         try:
             result = await self._call_tool(tool, call)
             encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
-        except ToolTimedOut as error:
+        except TimeoutExpired as error:
             if tool.effect is Effect.EFFECTFUL:
                 return await self._settle_doubt(tool, call, "a timeout", recorded=None)
-            self._record_failure(tool, call, error)
-            raise
-        except TurnkeeperError as error:
-            self._record_failure(tool, call, error)
-            raise
+            failure = Failure(ToolTimedOut.__name__, str(error))
+            self._record_failure(tool, call, failure)
+            raise ToolTimedOut(call.name, tool.effect._value_, failure.type, failure.message) from None
         except Exception as error:  # whatever a tool raises is its recorded outcome
-            self._record_failure(tool, call, error)
-            raise StepFailed(call.name, tool.effect._value_, type(error).__name__, str(error)) from error
-        self._record(
-            EdgeKind.STEP_SUCCEEDED,
-            StepResult(call.issued, *call.name, msgspec.Raw(encoded), _unless_intended(tool, call)),
-        )
+            failure = failure_of(error)
+            self._record_failure(tool, call, failure)
+            raise StepFailed(call.name, tool.effect._value_, failure.type, failure.message) from error
+        self._record_result(tool, call, encoded, _unless_intended(tool, call))
         self._node.counters.steps += 1
         return value
 
@@ -158,7 +178,7 @@ class Steps:
             except TimeoutError:
                 if not limit.expired():
                     raise  # the tool's own
-                raise ToolTimedOut(call.name, tool.timeout_s) from None
+                raise TimeoutExpired(f"took longer than {tool.timeout_s:g} s") from None
 
     async def _settle_doubt(self, tool: Tool[..., R], call: _Call, why: str, recorded: StepRecord | None) -> R:
         """Do what the tool says about an effect that may have happened; the doubt itself is recorded first."""
@@ -168,18 +188,25 @@ class Steps:
             with step_scope(self._context(call)):
                 arguments = {name: getattr(call.bound, name) for name in call.bound.__struct_fields__}
                 found = await tool.probe(**arguments)
-            if isinstance(found, DidNotHappen):
-                return await self._run(tool, call)
-            encoded, value = tool.encode_result(found.result, self._node.settings.payload_bytes_max)
-            self._record(EdgeKind.STEP_SUCCEEDED, StepResult(call.issued, *call.name, msgspec.Raw(encoded)))
-            return value
+            if isinstance(found, Happened):
+                encoded, value = tool.encode_result(found.result, self._node.settings.payload_bytes_max)
+                self._record_result(tool, call, encoded, NOTHING)
+                return value
+            return await self._run_again(tool, call, timed_out=recorded is None)
         match tool.on_doubt:
             case OnDoubt.RETRY:
-                return await self._run(tool, call)
+                return await self._run_again(tool, call, timed_out=recorded is None)
             case OnDoubt.FAIL:
                 raise EffectInDoubt(call.name, call.key)
             case OnDoubt.ASK:
                 return await self._stand_on(call)
+
+    async def _run_again(self, tool: Tool[..., R], call: _Call, *, timed_out: bool) -> R:
+        """Run a step that may be repeated: now, or after a timeout in the turn's next attempt, which is bounded."""
+        if timed_out:
+            said = f"took longer than {tool.timeout_s:g} s"
+            raise ToolTimedOut(call.name, Effect.IDEMPOTENT._value_, ToolTimedOut.__name__, said)
+        return await self._run(tool, call)
 
     async def _stand_on(self, call: _Call) -> NoReturn:
         """Suspend the turn on the step: this run ends here, by cancellation."""
@@ -243,9 +270,34 @@ class Steps:
         if error is not None and self._turn.broken is None:
             self._turn.broken = error
 
-    def _record_failure(self, tool: Tool[..., Any], call: _Call, error: BaseException) -> None:
-        failure = StepFailure(call.issued, *call.name, failure_of(error), _unless_intended(tool, call))
-        self._record(EdgeKind.STEP_FAILED, failure)
+    def _record_result(self, tool: Tool[..., Any], call: _Call, encoded: bytes, arguments: msgspec.Raw) -> None:
+        self._record(EdgeKind.STEP_SUCCEEDED, StepResult(call.issued, *call.name, msgspec.Raw(encoded), arguments))
+        self._remember(tool, call, StepStatus.SUCCEEDED, encoded, None)
+
+    def _record_failure(self, tool: Tool[..., Any], call: _Call, failure: Failure) -> None:
+        self._record(EdgeKind.STEP_FAILED, StepFailure(call.issued, *call.name, failure, _unless_intended(tool, call)))
+        self._remember(tool, call, StepStatus.FAILED, b"", failure)
+
+    def _remember(
+        self, tool: Tool[..., Any], call: _Call, status: StepStatus, result: bytes, failure: Failure | None
+    ) -> None:
+        """Keep the outcome of a step with a key of its own: the same run may ask for it again."""
+        if tool.call_key is None:
+            return
+        self._turn.steps[call.name] = StepRecord(
+            issued=call.issued,
+            name=call.name,
+            status=status,
+            arguments=call.arguments,
+            effect=tool.effect,
+            idempotency_key=call.key,
+            result=result,
+            failure=failure,
+        )
+
+
+class TimeoutExpired(Exception):
+    """A tool took longer than its `timeout_s`."""
 
 
 def _unless_intended(tool: Tool[..., Any], call: _Call) -> msgspec.Raw:

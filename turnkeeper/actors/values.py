@@ -12,6 +12,7 @@ from turnkeeper.kernel.errors import ContractViolation, PayloadTooLarge
 __all__ = ["decode", "encode"]
 
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")  # equal dicts, equal bytes, equal digests
+_unordered: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder()
 
 
@@ -28,7 +29,10 @@ def encode(value: object, what: str, bytes_max: int) -> bytes:
         PayloadTooLarge: it is larger than the limit.
     """
     try:
-        encoded = _encoder.encode(value)
+        try:
+            encoded = _encoder.encode(value)
+        except TypeError:  # a map with keys that are not text has no order to sort by; it keeps its own
+            encoded = _unordered.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ContractViolation(what, f"cannot be stored: {error}") from error
     if len(encoded) > bytes_max:

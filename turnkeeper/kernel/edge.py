@@ -121,12 +121,12 @@ class LeaseGranted(Detail, frozen=True):
 
 
 class Requeued(Detail, frozen=True):
-    """Detail of turn_requeued. `forgotten` is the failed step (name, call key) that the next attempt runs anew."""
+    """Detail of turn_requeued. `forgotten` are steps to run anew: failed, or intended and never called."""
 
     reason: str
     due_at: float | None = None
     failure: Failure | None = None
-    forgotten: StepName | None = None
+    forgotten: list[StepName] = []
 
 
 class Suspended(Detail, frozen=True):

@@ -248,18 +248,19 @@ class RecursionDepthExceeded(TurnError):
 
 @dataclass(eq=False)
 class Quarantined(TurnError):
-    """The turn was started as often as `attempts_max` allows and never ended: it takes its process down."""
+    """The turn's process died under it more often than `recoveries_max` allows: it takes its process down."""
 
     turn_id: int
-    attempts: int
-    says = "turn {turn_id} was started {attempts} times and never ended"
+    recoveries: int
+    says = "turn {turn_id} was taken back from {recoveries} processes that died under it"
 
 
 @dataclass(eq=False)
 class StepFailed(StepError):
-    """The tool raised; the failure is recorded. Catch it in the handler to go on without the step.
+    """The tool raised, or returned what does not fit; recorded, and raised again on every rerun of the handler.
 
-    `type` and `message` are the tool's own exception; on the first run it is also the `__cause__`.
+    Catch it in the handler to go on without the step. `type` and `message` are the tool's own exception's, which on
+    the first run is also the `__cause__`.
     """
 
     retryable: ClassVar[bool] = True
@@ -271,13 +272,8 @@ class StepFailed(StepError):
 
 
 @dataclass(eq=False)
-class ToolTimedOut(StepError):
-    """The tool took longer than its `timeout_s`."""
-
-    retryable: ClassVar[bool] = True
-    step: StepName
-    timeout_s: float
-    says = "step {step} took longer than {timeout_s:g} s"
+class ToolTimedOut(StepFailed):
+    """The tool took longer than its `timeout_s`. An effectful one is in doubt then, and never ends so by itself."""
 
 
 @dataclass(eq=False)

@@ -102,8 +102,10 @@ def _check_effects(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
                 open_intents.add(name)
             case StepDoubt() as doubt:
                 open_intents.discard(StepName(doubt.name, doubt.call_key))
-            case Resumed(step=StepName() as name) | Requeued(forgotten=StepName() as name):
+            case Resumed(step=StepName() as name):
                 open_intents.discard(name)
+            case Requeued(forgotten=forgotten):
+                open_intents.difference_update(forgotten)
             case _:
                 pass
 

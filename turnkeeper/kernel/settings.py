@@ -20,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         approval_s: how long a step in doubt waits for `Runtime.resolve` before its turn fails.
         steps_max: steps a turn may ask for.
         retries_max: how often a turn that raised is run again.
-        attempts_max: how often a turn is started, crashes of the process included, before it is quarantined.
+        recoveries_max: how often a turn is taken back from a process that died under it, before it is quarantined.
         retry_base_s: backoff before the first retry; it doubles each time, with jitter.
         retry_cap_s: the longest backoff.
         mailbox_len_max: turns that wait for one actor; one more is refused before it is accepted.
@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     approval_s: float = 86_400.0
     steps_max: int = 64
     retries_max: int = 3
-    attempts_max: int = 100
+    recoveries_max: int = 100
     retry_base_s: float = 0.1
     retry_cap_s: float = 30.0
     mailbox_len_max: int = 1_000

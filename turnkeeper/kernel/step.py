@@ -23,6 +23,7 @@ from turnkeeper.kernel.errors import ReplayDivergence
 from turnkeeper.kernel.names import StepName
 
 __all__ = [
+    "COUNTED",
     "DECISIONS",
     "Effect",
     "OnDoubt",
@@ -34,6 +35,10 @@ __all__ = [
     "fold_steps",
     "idempotency_key",
 ]
+
+
+COUNTED: Final = "#"
+"""What the call key of the n-th call of a name begins with; no key of a caller's own may."""
 
 
 class Effect(StrEnum):
@@ -154,8 +159,9 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
                 steps[name] = _with_outcome(steps.get(name), name, outcome)
             case Resumed(step=StepName() as name) as found:
                 _settle(steps, name, found)
-            case Requeued(forgotten=StepName() as name):
-                steps.pop(name, None)
+            case Requeued(forgotten=forgotten):
+                for name in forgotten:
+                    steps.pop(name, None)
             case _:
                 pass
     return dict(sorted(steps.items(), key=lambda item: item[1].issued))

@@ -4,7 +4,14 @@ from enum import StrEnum
 
 from turnkeeper.kernel.errors import StaleEpoch, StorageError, TurnkeeperError
 
-__all__ = ["Stop", "Verdict", "judge"]
+__all__ = ["Stop", "Verdict", "causes", "judge"]
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """Return what a task group's error is made of: the errors that its tasks raised. Any other is its own cause."""
+    if isinstance(error, BaseExceptionGroup):
+        return [cause for one in error.exceptions for cause in causes(one)]
+    return [] if error is None else [error]
 
 
 class Stop(StrEnum):
@@ -38,7 +45,8 @@ def judge(
         retries_max: how many failed runs may be retried.
         repeatable: False where the failure is an effectful step's own: running that again could do harm.
     """
-    if isinstance(error, StorageError | StaleEpoch):
+    raised = causes(error)
+    if any(isinstance(one, StorageError | StaleEpoch) for one in raised):
         return Verdict.RESYNC
     match stop:
         case Stop.SUSPEND:
@@ -51,5 +59,5 @@ def judge(
             pass
     if error is None:
         return Verdict.COMPLETE
-    retryable = error.retryable if isinstance(error, TurnkeeperError) else True
+    retryable = all(one.retryable for one in raised if isinstance(one, TurnkeeperError))
     return Verdict.RETRY if retryable and repeatable and failures < retries_max else Verdict.FAIL

@@ -28,7 +28,7 @@ class Reception:
         self._definitions = definitions
         self._agents: dict[Address, SessionAgent] = {}
         self._idle: dict[Address, SessionAgent] = {}
-        self._opening: dict[Address, asyncio.Task[SessionAgent]] = {}
+        self._opening: dict[Address, asyncio.Task[None]] = {}
         self._node: Node
 
     def serve(self, node: Node) -> None:
@@ -64,7 +64,10 @@ class Reception:
         retired: int | None = None
         lost: TurnkeeperError | None = None
         for _ in range(_TRIES_MAX):
-            agent = self._agents.get(address) or await self._open(address)
+            agent = self._agents.get(address)
+            if agent is None:
+                await self._open(address)
+                continue
             self._idle.pop(address, None)
             try:
                 turn, duplicate = await agent.admit(key, payload, digest, retired=retired)
@@ -107,21 +110,23 @@ class Reception:
             longest = next(iter(self._idle))
             del self._idle[longest], self._agents[longest]
 
-    async def _open(self, address: Address) -> SessionAgent:
+    async def _open(self, address: Address) -> None:
         """Bring a session agent into memory, once however many ask for it at the same time."""
         opening = self._opening.get(address)
         if opening is None:
             opening = self._opening[address] = asyncio.create_task(self._load(address))
             opening.add_done_callback(lambda _: self._opening.pop(address))
-        return await asyncio.shield(opening)
+        await asyncio.shield(opening)
 
-    async def _load(self, address: Address) -> SessionAgent:
+    async def _load(self, address: Address) -> None:
         actor_id = await self._node.store.actor_id(address)
-        if actor_id is not None:
-            return self.restored(address, actor_id)
-        definition = self.definition(address.agent_id)
-        fresh = SessionAgent(self._node, address, definition, self._node.next_actor_id(), opened=False)
-        return self._agents.setdefault(address, fresh)
+        if actor_id is None:
+            definition = self.definition(address.agent_id)
+            fresh = SessionAgent(self._node, address, definition, self._node.next_actor_id(), opened=False)
+            agent = self._agents.setdefault(address, fresh)
+        else:
+            agent = self.restored(address, actor_id)
+        agent.proceed()  # idle until whoever asked for it speaks: they may be gone
 
     async def _drop(self, address: Address, known: ReceiptRow) -> Receipt:
         """Count a duplicate of a turn that has ended, and answer with its receipt."""

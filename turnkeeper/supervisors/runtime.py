@@ -106,6 +106,7 @@ class Runtime:
         self._reception = Reception(by_id)
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Take the file, recover, start.
@@ -117,6 +118,7 @@ class Runtime:
         """
         marks = await self._store.open()
         self._reception = Reception(self._agents)
+        self._closing = None
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
         node = Node(self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest)
@@ -223,13 +225,27 @@ class Runtime:
         )
 
     async def aclose(self) -> None:
-        """Close in good order: bounded by `shutdown_s` and a second for last words. Safe to call twice."""
+        """Close in good order: bounded by `shutdown_s` and a second for last words. Safe to call twice.
+
+        Cancelling it does not leave the file half closed: it closes first, and is cancelled then.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not self._closing.done():
+                try:
+                    await asyncio.shield(self._closing)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def _close(self) -> None:
         node, root = self._node, self._root
-        if node is None or root is None or node.closed:
-            await self._store.close()
-            return
-        node.closing = True
-        with anyio.CancelScope(shield=True):  # a cancelled body must not leave the file half closed
+        if node is not None and root is not None:
+            node.closing = True
             await self._stop_turns(node)
             for task in list(node.tasks):
                 task.cancel()
@@ -241,8 +257,8 @@ class Runtime:
                 for turn in agent.open_turns():
                     turn.disarm()
                     turn.abandon(ShuttingDown())
-            await self._store.close()
-        node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
+            node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
+        await self._store.close()
 
     async def _stop_turns(self, node: Node) -> None:
         running = [turn for agent in self._reception.agents() if (turn := agent.current) and turn.task]

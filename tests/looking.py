@@ -1,0 +1,76 @@
+"""Shared by tests: looking at a store from outside, and waiting for what must come."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from turnkeeper.kernel.edge import Edge, EdgeKind, decode_detail
+from turnkeeper.kernel.turn import TERMINAL, fold
+
+
+def rows(path: Path, sql: str, *parameters: object) -> list:
+    """Read with a connection of our own that only reads: what it sees is committed."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def dump(path: Path) -> dict[str, list]:
+    """Return every row of every table but the nodes', whose heartbeats are no work."""
+    tables = ("actors", "turns", "receipts", "edges", "deliverables")
+    return {table: rows(path, f"SELECT * FROM {table}") for table in tables}
+
+
+def edges(path: Path, turn_id: int = 1) -> list[Edge]:
+    """Return a turn's history, oldest first."""
+    found = rows(path, "SELECT * FROM edges WHERE turn_id = ? ORDER BY ordinal", turn_id)
+    return [Edge(*row[1:3], EdgeKind(row[3]), *row[4:]) for row in found]
+
+
+def kinds(path: Path, turn_id: int = 1) -> list[str]:
+    """Return what happened to a turn, in a word each."""
+    return [edge.kind for edge in edges(path, turn_id)]
+
+
+def details(path: Path, kind: str, turn_id: int = 1) -> list[Any]:
+    """Return what a turn's edges of a kind say."""
+    return [decode_detail(edge) for edge in edges(path, turn_id) if edge.kind == kind]
+
+
+def check_invariants(path: Path) -> None:
+    """Check what holds after every commit, under every schedule and every crash, from the rows alone.
+
+    A turn is the fold of its edges, without a gap; it is terminal if and only if it has its one deliverable; an
+    actor runs one turn at a time; its turns first start in the order in which they were accepted.
+    """
+    stored = "SELECT turn_id, actor_id, state, epoch, version, attempt, deliverable_id FROM turns ORDER BY turn_id"
+    delivered = dict(rows(path, "SELECT turn_id, outcome FROM deliverables"))
+    for turn_id, actor_id, *row in rows(path, stored):
+        history = edges(path, turn_id)
+        folded = fold(actor_id, history)
+        assert [edge.ordinal for edge in history] == list(range(len(history)))
+        assert row == [folded.state, folded.epoch, folded.version, folded.attempt, folded.deliverable_id]
+        assert delivered.get(turn_id) == (folded.state if folded.state in TERMINAL else None)
+    assert rows(path, "SELECT actor_id FROM turns WHERE state = 'running' GROUP BY 1 HAVING count(*) > 1") == []
+    first = "SELECT actor_id, turn_id, min(edge_id) AS started FROM edges JOIN turns USING (turn_id)"
+    started = rows(path, f"{first} WHERE kind = 'lease_acquired' GROUP BY 1, 2 ORDER BY 1, started")
+    assert started == sorted(started, key=lambda row: row[:2])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others go on until the condition holds; it must within ten seconds."""
+    with anyio.fail_after(10):
+        while not condition():
+            await checkpoint()
+
+
+async def passed(seconds: float) -> None:
+    """Let the loop's timers of this time fire: for showing that something does not happen."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    await until(lambda: loop.time() > end)
