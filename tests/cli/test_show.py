@@ -166,7 +166,7 @@ def test_a_turns_steps_are_shown_in_the_order_of_issue(filled: Path) -> None:
     """With effect, status, arguments and result; an effect with its idempotency key."""
     find, call = data(filled, "alice", turn_of(filled, "alice", "good")["turn"])["steps"]
 
-    assert (find["step"], find["effect"], find["status"], find["result"]) == ("find[0]", "pure", "succeeded", "W1")
+    assert (find["step"], find["effect"], find["status"], find["result"]) == ("find[#0]", "pure", "succeeded", "W1")
     assert (call["step"], call["effect"], call["status"]) == ("refund[0]", "effectful", "succeeded")
     assert call["arguments"] == {"order": "w1", "cents": 7}
     assert call["result"] == {"w1": 7}
@@ -191,7 +191,7 @@ def test_a_turn_that_waits_shows_what_it_stands_on(filled: Path) -> None:
 
     assert (turn["state"], turn["deliverable"]) == ("suspended", None)
     assert turn["edges"][-1]["kind"] == "turn_suspended"
-    assert turn["edges"][-1]["detail"]["step"] == ["refund", "0"]
+    assert turn["edges"][-1]["detail"]["step"] == ["refund", "#0"]
     assert turn["steps"][-1]["status"] == "unknown"
     assert "deliverable" not in shown(filled, "carol", turn["turn"])
 

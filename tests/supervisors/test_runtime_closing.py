@@ -105,7 +105,7 @@ async def test_closing_refuses_new_work_and_lets_running_turns_finish(path: Path
 
     assert (await asking).value == "runs"
     assert stage.attempts() == [("runs", 1)]
-    assert rows(path, "SELECT state FROM turns ORDER BY turn_id") == [("completed",), ("queued",)]
+    assert rows(path, "SELECT state, attempt FROM turns ORDER BY turn_id") == [("completed", 1), ("queued", 1)]
     assert tasks.left() == set()
 
 

@@ -182,7 +182,7 @@ class _Arguments:
             )
         self._tool = tool
         self._positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        self._type = msgspec.defstruct(f"{tool}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        self._type = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Struct:
         if len(args) > len(self._positional):

@@ -22,14 +22,14 @@ Told = Callable[[TurnkeeperError | None], None]
 
 
 class PersistenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What the writer has done since the store was opened."""
+    """What the writer has done since the store was opened. `failing` is why the last batch failed, "" if it did not."""
 
     commits: int
     points: int
     points_rejected: int
     batch_largest: int
     waiting: int
-    failing: bool
+    failing: str
 
 
 class Persistence:
@@ -66,7 +66,7 @@ class Persistence:
         self._wake: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._failing = False
+        self._failing = ""
         self._stopped: TurnkeeperError | None = None
         self._commits = self._points = self._rejected = self._largest = 0
 
@@ -148,14 +148,14 @@ class Persistence:
         try:
             rejected = await self._store.apply([records for records, _ in batch])
         except StorageFailed as error:
-            self._failing = True
+            self._failing = error.reason
             self._waiting.extendleft(reversed(batch))
             self._fail_waiting(error)
             return
         except BaseException:
             self._waiting.extendleft(reversed(batch))  # whoever ends the writer answers them
             raise
-        self._failing = False
+        self._failing = ""
         self._commits += 1
         self._points += len(batch)
         self._rejected += len(rejected)

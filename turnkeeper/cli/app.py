@@ -33,23 +33,31 @@ _EXIT_INTERRUPTED: Final = 130
 
 _PIPE_WIDTH: Final = 160
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run() -> None:
     """Run the command line. Whatever is wrong with the input is one line and exit code 2, never a traceback."""
     try:
-        group(standalone_mode=True)
-    except (BadInput, TurnkeeperError) as error:
-        err.print(f"error: {error}", style="red", markup=False)
-        sys.exit(_EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was accepted is kept, run the same again to go on", markup=False)
+        sys.exit(group(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; what was accepted is kept, run the same again to go on")
         sys.exit(_EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         sys.exit(_EXIT_FOUND)
+    except (BadInput, TurnkeeperError, OSError) as error:
+        _complain(f"error: {error}")
+        sys.exit(_EXIT_BAD_INPUT)
+
+
+def _complain(said: str) -> None:
+    """Say it in one line; what a file holds must not steer the terminal."""
+    err.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in said), style="red", markup=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,7 +93,7 @@ def replay(
     chat format. Exit code 1 if a promise was broken, 2 if the input cannot be used.
     """
     conversations = read_conversations(files, Settings().payload_bytes_max)
-    effects = effects or db.with_name(db.name + ".effects.jsonl")
+    effects = effects or Path(f"{db}.effects.jsonl")
     ran = _with_progress(
         conversations,
         lambda progress: _replay(conversations, db, effects, parallel, think_ms / 1000, progress),

@@ -6,12 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
+from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
-from turnkeeper.kernel.errors import InvalidName
+from turnkeeper.kernel.errors import ContractViolation, InvalidName, PayloadTooLarge
 
 __all__ = ["AGENT_ID", "Act", "BadInput", "Call", "Conversation", "Delivery", "Reply", "read_conversations"]
 
 AGENT_ID: Final = "assistant"
+_DEPTH_MAX: Final = 200
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 """One conversation; longer lines are refused unread."""
 
@@ -162,11 +164,23 @@ def _parse(file: Path, line: int, text: bytes, payload_bytes_max: int) -> Conver
     except (InvalidName, ValueError) as error:
         raise BadInput(file, line, str(error)) from error
     for delivery in conversation.deliveries:
-        size = len(msgspec.msgpack.encode(delivery))
-        if size > payload_bytes_max:
-            said = f"delivery {delivery.key!r} is {size} bytes; the limit is {payload_bytes_max}"
-            raise BadInput(file, line, said)
+        try:
+            encode(delivery, f"delivery {delivery.key!r}", payload_bytes_max)
+        except (ContractViolation, PayloadTooLarge) as error:
+            raise BadInput(file, line, str(error)) from error
+        if _depth(delivery.text) > _DEPTH_MAX:
+            raise BadInput(file, line, f"delivery {delivery.key!r} is nested too deeply")
     return conversation
+
+
+def _depth(value: Any) -> int:
+    """Return how deep lists and maps are nested in a value."""
+    depth, inside = 0, [value]
+    while inside:
+        depth += 1
+        within = [one.values() if isinstance(one, dict) else one for one in inside if isinstance(one, dict | list)]
+        inside = [part for parts in within for part in parts]
+    return depth
 
 
 def _key(conversation_id: str, position: int) -> str:

@@ -129,7 +129,8 @@ class _Replayed:
     def run_to_the_end(self) -> Report:
         ended = subprocess.run(self._command, capture_output=True, text=True, check=False)  # noqa: S603
         if not ended.stdout:
-            raise StorageError(ended.stderr.strip() or f"replay ended with code {ended.returncode}")
+            said = ended.stderr.strip().removeprefix("error: ")
+            raise StorageError(said or f"replay ended with code {ended.returncode}")
         return msgspec.json.decode(ended.stdout.splitlines()[-1], type=Report)
 
     def _answered(self) -> int:

@@ -21,6 +21,7 @@ class EffectLine(msgspec.Struct, frozen=True):
     arguments: str
 
 
+_BEGINNING = b'{"key":"'
 _decoder = msgspec.json.Decoder(EffectLine)
 
 
@@ -45,7 +46,7 @@ def read_effects(file: Path) -> tuple[list[EffectLine], int]:
             found.append(_decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(file, number, f"is no line of an effects file: {error}") from error
-    if cut and not cut.startswith(b"{"):
+    if not (cut.startswith(_BEGINNING) or _BEGINNING.startswith(cut)):
         raise BadInput(file, len(found) + 1, "is no line of an effects file")
     return found, len(content) - len(cut)
 
@@ -66,19 +67,21 @@ class EffectsFile:
         Raises:
             BadInput: it is no effects file, cannot be opened, or another process has it.
         """
-        effects, size = read_effects(self.file)
+        read_effects(self.file)  # refuse what is something else before it is opened for writing
         try:
             self._fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(self._fd, size)
-            except BaseException:
-                os.close(self._fd)
-                raise
-        except BlockingIOError as error:
-            raise BadInput(self.file, None, "in use by another process") from error
         except OSError as error:
             raise BadInput(self.file, None, error.strerror or str(error)) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            effects, size = read_effects(self.file)
+            os.ftruncate(self._fd, size)
+        except BlockingIOError as error:
+            os.close(self._fd)
+            raise BadInput(self.file, None, "in use by another process") from error
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._keys = {effect.key for effect in effects}
         return self
 

@@ -12,10 +12,19 @@ from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, Tool, a
 from turnkeeper.actors.turn import Turn
 from turnkeeper.cli.conversations import AGENT_ID, Act, BadInput, Call, Conversation, Reply
 from turnkeeper.cli.effects import EffectLine, EffectsFile
+from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.step import Effect
 from turnkeeper.supervisors.runtime import Runtime
 
+_STEPS_MAX = 1_000_000
+"""A recorded turn has as many steps as it had; the limit is for handlers that loop."""
+
 __all__ = ["Ran", "reads", "replay"]
+
+_LOOK_S = 0.2
+_PATIENCE = 5
+"""How many looks in a row must find the store failing before a replay gives up."""
 
 _READING_VERBS = frozenset(
     {"calculate", "check", "count", "fetch", "find", "get", "list", "look", "lookup", "read", "search", "think", "view"}
@@ -140,16 +149,34 @@ async def replay(
 
     started_s = time.perf_counter()
     world = World(effects, think_s)
-    async with Runtime(db, [assistant(world)]) as runtime:
+    async with Runtime(db, [assistant(world)], settings=Settings(steps_max=_STEPS_MAX)) as runtime:
         workers = [deliver() for _ in range(min(parallel, len(conversations)))]
-        delivering: asyncio.Future[list[None]] = asyncio.gather(*workers)
-        ends: set[asyncio.Future[Any]] = {delivering, world.broken}
+        delivering = asyncio.gather(*workers)
+        watching = asyncio.create_task(_watch(runtime, db))
+        ends: set[asyncio.Future[Any]] = {delivering, watching, world.broken}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if world.broken.done():
-                await world.broken
+            for end in (world.broken, watching):
+                if end.done():
+                    await end
             await delivering
         finally:
+            watching.cancel()
             delivering.cancel()
+            await asyncio.gather(delivering, watching, return_exceptions=True)
         statistics = runtime.statistics()
     return Ran(statistics.completed, statistics.persistence.commits, time.perf_counter() - started_s)
+
+
+async def _watch(runtime: Runtime, db: Path) -> None:
+    """Give up once the store has failed for a while: a server would wait for room, a command says so and ends.
+
+    Raises:
+        StorageFailed: it has.
+    """
+    failed = 0
+    while failed < _PATIENCE:
+        await asyncio.sleep(_LOOK_S)
+        failing = runtime.statistics().persistence.failing
+        failed = failed + 1 if failing else 0
+    raise StorageFailed(str(db), failing)

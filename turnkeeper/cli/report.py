@@ -10,6 +10,7 @@ from turnkeeper.actors.store.reader import Reader, StoredTurn
 from turnkeeper.cli.conversations import AGENT_ID, Conversation
 from turnkeeper.cli.effects import read_effects
 from turnkeeper.cli.replay import Ran
+from turnkeeper.kernel.edge import Requeued, decode_detail
 from turnkeeper.kernel.history import Interval, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.step import Effect, StepStatus, fold_steps
@@ -80,17 +81,18 @@ def _count(
     counted: Report, conversation: Conversation, turns: Sequence[StoredTurn], reader: Reader, lines: Counter[str]
 ) -> None:
     """Add one conversation to the report."""
-    by_key = Counter(turn.key for turn in turns)
-    answers: dict[str | None, bytes] = {}
+    by_key = Counter(turn.receipt.key for turn in turns if turn.receipt)
+    answers: dict[str, bytes] = {}
     intervals: list[Interval] = []
     for turn in turns:
         numbered = reader.edges(turn.row.turn_id)
         intervals.extend(runs(turn.row.turn_id, ((number, edge.kind) for number, edge in numbered)))
         deliverable = reader.deliverable(turn.row.turn_id)
-        if deliverable is not None and deliverable.outcome == TurnState.COMPLETED:
-            answers[turn.key] = deliverable.body
+        if turn.receipt and deliverable is not None and deliverable.outcome == TurnState.COMPLETED:
+            answers[turn.receipt.key] = deliverable.body
         edges = [edge for _, edge in numbered]
-        counted.recovered += sum(edge.kind == "turn_requeued" for edge in edges)
+        details = map(decode_detail, edges)
+        counted.recovered += sum(isinstance(one, Requeued) and one.reason == "recovery" for one in details)
         counted.in_doubt += sum(edge.kind == "step_unknown" for edge in edges)
         for step in fold_steps(edges).values():
             counted.steps += step.status is StepStatus.SUCCEEDED

@@ -58,8 +58,8 @@ def session_view(db: Path, session_id: str) -> View:
                 "receipt": STATE_OF[TurnState(turn.row.state)],
                 "attempt": turn.row.attempt,
                 "edges": turn.row.edges,
-                "key": turn.key,
-                "duplicates": turn.duplicate_count,
+                "key": turn.receipt and turn.receipt.key,
+                "duplicates": turn.receipt and turn.receipt.duplicate_count,
                 "first_seen": _moment(turn.first_seen),
             }
             for session in _agents(reader, session_id)

@@ -9,19 +9,23 @@ from turnkeeper.kernel.edge import (
     Edge,
     EdgeKind,
     Failure,
+    Inbound,
     Requeued,
     Resumed,
     StepDoubt,
+    StepFailure,
     StepIntent,
+    StepResult,
     decode_detail,
 )
 from turnkeeper.kernel.errors import IllegalTransition
 from turnkeeper.kernel.names import StepName
+from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.step import Effect
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
 
-__all__ = ["Interval", "Violation", "check_turn", "out_of_order", "overlaps", "runs"]
+__all__ = ["Interval", "OpeningReceipt", "Violation", "check_turn", "out_of_order", "overlaps", "runs"]
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -30,6 +34,14 @@ class Violation(msgspec.Struct, frozen=True):
     rule: str
     where: str
     what: str
+
+
+class OpeningReceipt(msgspec.Struct, frozen=True):
+    """What the receipt that opened a turn says of it."""
+
+    key: str
+    digest: bytes
+    duplicate_count: int
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -44,7 +56,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def check_turn(
-    row: TurnRow, edges: Sequence[Edge], deliverable: Deliverable | None, duplicate_count: int
+    row: TurnRow, edges: Sequence[Edge], deliverable: Deliverable | None, receipt: OpeningReceipt | None
 ) -> Iterator[Violation]:
     """Yield what is wrong with one turn: its row, edges, deliverable and receipts must say the same."""
     where = f"turn {row.turn_id}"
@@ -55,18 +67,28 @@ def check_turn(
         folded = yield from _fold(row, edges, where)
     except IllegalTransition as error:
         yield Violation("legal transitions", where, str(error))
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         yield Violation("readable edges", where, f"an edge cannot be decoded: {error}")
     else:
         for name in row.__struct_fields__:
             stored, told = getattr(row, name), getattr(folded, name)
             if stored != told:
                 yield Violation("fold of edges = row", where, f"{name} is {stored!r}, its edges say {told!r}")
-        yield from _check_effects(edges, where)
+        yield from _check_steps(edges, where)
+        if receipt is not None:
+            yield from _check_receipt(edges, receipt, where)
     yield from _check_deliverable(row, deliverable, where)
+
+
+def _check_receipt(edges: Sequence[Edge], receipt: OpeningReceipt, where: str) -> Iterator[Violation]:
+    inbound = decode_detail(edges[0])
+    if isinstance(inbound, Inbound) and inbound.key != receipt.key:
+        yield Violation("receipt = inbound", where, f"came under key {inbound.key!r}, its receipt says {receipt.key!r}")
+    if isinstance(inbound, Inbound) and payload_digest(bytes(inbound.payload)) != receipt.digest:
+        yield Violation("receipt = inbound", where, "its payload is not the one its receipt was given for")
     dropped = sum(edge.kind == EdgeKind.DUPLICATE_DROPPED for edge in edges)
-    if dropped != duplicate_count:
-        yield Violation("duplicates counted", where, f"receipts count {duplicate_count}, edges {dropped}")
+    if dropped != receipt.duplicate_count:
+        yield Violation("duplicates counted", where, f"its receipt counts {receipt.duplicate_count}, edges {dropped}")
 
 
 def _fold(row: TurnRow, edges: Sequence[Edge], where: str) -> Generator[Violation, None, TurnRow]:
@@ -90,9 +112,10 @@ def _fold(row: TurnRow, edges: Sequence[Edge], where: str) -> Generator[Violatio
     return folded
 
 
-def _check_effects(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
-    """Yield every effectful step that was called again without anybody having looked into the first call."""
+def _check_steps(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
+    """Yield steps that ended twice, and effects called again without anybody having looked into the first call."""
     open_intents: set[StepName] = set()
+    ended: set[StepName] = set()
     for edge in edges:
         match decode_detail(edge):
             case StepIntent(effect=Effect.EFFECTFUL.value) as intent:
@@ -100,12 +123,18 @@ def _check_effects(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
                 if name in open_intents:
                     yield Violation("effects at most once", where, f"step {name} was intended again without a doubt")
                 open_intents.add(name)
+            case StepResult() | StepFailure() as outcome:
+                name = StepName(outcome.name, outcome.call_key)
+                if name in ended:
+                    yield Violation("one outcome a step", where, f"step {name} ended twice")
+                ended.add(name)
             case StepDoubt() as doubt:
                 open_intents.discard(StepName(doubt.name, doubt.call_key))
             case Resumed(step=StepName() as name):
                 open_intents.discard(name)
             case Requeued(forgotten=forgotten):
                 open_intents.difference_update(forgotten)
+                ended.difference_update(forgotten)
             case _:
                 pass
 
@@ -125,7 +154,7 @@ def _check_deliverable(row: TurnRow, deliverable: Deliverable | None, where: str
             msgspec.msgpack.decode(deliverable.body)
         else:
             msgspec.msgpack.decode(deliverable.body, type=Failure)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         yield Violation("readable deliverable", where, f"its deliverable cannot be decoded: {error}")
 
 

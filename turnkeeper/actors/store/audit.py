@@ -90,5 +90,5 @@ class _Auditor:
         self._edges += len(numbered)
         self._live += turn.row.state not in TERMINAL
         deliverable = self._reader.deliverable(turn.row.turn_id)
-        yield from check_turn(turn.row, [edge for _, edge in numbered], deliverable, turn.duplicate_count)
+        yield from check_turn(turn.row, [edge for _, edge in numbered], deliverable, turn.receipt)
         return runs(turn.row.turn_id, ((number, edge.kind) for number, edge in numbered))

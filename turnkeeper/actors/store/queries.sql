@@ -114,7 +114,7 @@ ORDER BY a.actor_id;
 SELECT
     t.turn_id, t.actor_id, t.state, t.epoch, t.version, t.attempt,
     (SELECT max(ordinal) + 1 FROM edges e WHERE e.turn_id = t.turn_id), t.boot_id, t.due_at,
-    r.key, coalesce(r.duplicate_count, 0), r.first_seen
+    r.key, r.digest, r.duplicate_count, r.first_seen
 FROM turns t LEFT JOIN receipts r ON r.receipt_id = t.turn_id
 WHERE t.actor_id = ?
 ORDER BY t.turn_id;

@@ -10,6 +10,7 @@ from turnkeeper.actors.store.file import check_file, explained, resolve
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.history import OpeningReceipt
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.turn import TurnRow
@@ -32,8 +33,7 @@ class StoredTurn(NamedTuple):
     """A turn as stored, with its receipt. Times are wall time, s."""
 
     row: TurnRow
-    key: str | None
-    duplicate_count: int
+    receipt: OpeningReceipt | None
     first_seen: float | None
 
 
@@ -92,7 +92,10 @@ class Reader:
 
     def turns(self, actor_id: int) -> list[StoredTurn]:
         """Return an actor's turns in the order of acceptance."""
-        return [StoredTurn(TurnRow(*row[:9]), *row[9:]) for row in self._rows("turns_of_actor", actor_id)]
+        return [
+            StoredTurn(TurnRow(*row[:9]), OpeningReceipt(*row[9:12]) if row[9] is not None else None, row[12])
+            for row in self._rows("turns_of_actor", actor_id)
+        ]
 
     def turn(self, turn_id: int) -> TurnRow | None:
         """Return one turn as stored."""
