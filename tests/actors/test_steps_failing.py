@@ -336,7 +336,7 @@ async def test_a_harmless_step_that_timed_out_is_run_anew_by_the_retry(path: Pat
 
     assert result.value == "acted 2"
     assert len(set(act.keys)) == 1
-    assert details(path, "turn_requeued")[0].failure.type == ToolTimedOut.__name__
+    assert [why.failure.type for why in details(path, "turn_requeued")] == [ToolTimedOut.__name__]
 
 
 async def found() -> Happened:

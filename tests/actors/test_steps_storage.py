@@ -100,6 +100,40 @@ async def test_a_disk_that_is_full_in_the_middle_of_a_turn_loses_and_repeats_not
     assert ran == ["first", "act 2", "act 3"]
 
 
+async def test_a_result_that_could_not_be_recorded_stops_the_run_at_its_next_step(path: Path) -> None:
+    """Results are not waited for: where one is lost the record would have a hole, so no effect follows it."""
+    failed = asyncio.Event()
+    ran: list[str] = []
+
+    @tool(effect=Effect.EFFECTFUL)
+    async def act() -> int:
+        ran.append(f"act {step_context().attempt}")
+        return 2
+
+    async def play(turn: Turn) -> list:
+        first = await turn.step("first", lambda: ran.append(f"first {turn.attempt}") or 1)
+        await failed.wait()
+        return [first, await turn.call(act)]
+
+    async with Runtime(path, [playing(play)], settings=FAST) as runtime:
+        receipt = await runtime.tell("s", "play", None)
+        write = runtime._store.apply
+
+        async def failing(points: list) -> object:
+            if failed.is_set():
+                return await write(points)
+            failed.set()
+            raise StorageFailed("store", "an I/O error")
+
+        runtime._store.apply = failing  # type: ignore[method-assign]
+        with anyio.fail_after(5):
+            result = await receipt.deliverable()
+    check_invariants(path)
+
+    assert result.value == [1, 2]
+    assert ran == ["first 1", "first 2", "act 2"]
+
+
 async def test_a_full_disk_does_not_use_up_a_turns_attempts(path: Path) -> None:
     """Where a large intent finds no room and a small requeue does, the turn waits, and is not quarantined."""
     ran, starts = [], []

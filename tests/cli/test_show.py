@@ -167,7 +167,7 @@ def test_a_turns_steps_are_shown_in_the_order_of_issue(filled: Path) -> None:
     find, call = data(filled, "alice", turn_of(filled, "alice", "good")["turn"])["steps"]
 
     assert (find["step"], find["effect"], find["status"], find["result"]) == ("find[#0]", "pure", "succeeded", "W1")
-    assert (call["step"], call["effect"], call["status"]) == ("refund[0]", "effectful", "succeeded")
+    assert (call["step"], call["effect"], call["status"]) == ("refund[#0]", "effectful", "succeeded")
     assert call["arguments"] == {"order": "w1", "cents": 7}
     assert call["result"] == {"w1": 7}
     assert call["idempotency_key"].endswith("/refund/#0")
@@ -206,7 +206,7 @@ def test_any_stored_value_can_be_shown(filled: Path, key: str) -> None:
     turn = data(filled, "values", number)
 
     assert turn["state"] == "completed"
-    assert shown(filled, "values", number).count("echo[0]") >= 1
+    assert shown(filled, "values", number).count("echo[#0]") >= 1
     if isinstance(VALUES[key], str | None):
         assert turn["deliverable"]["value"] == VALUES[key]
 

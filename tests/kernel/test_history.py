@@ -19,10 +19,12 @@ from turnkeeper.kernel.edge import (
     StepIntent,
     StepResult,
     Suspended,
+    decode_detail,
     encode_detail,
 )
-from turnkeeper.kernel.history import Interval, check_turn, out_of_order, overlaps, runs
+from turnkeeper.kernel.history import Interval, OpeningReceipt, check_turn, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import StepName
+from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, fold
 
@@ -206,7 +208,13 @@ def rules(
     if deliverable is None and row.state in TERMINAL:
         failed = msgspec.msgpack.encode(Failure("E", "e"))
         deliverable = Deliverable(1, row.state, b"\xc0" if row.state is TurnState.COMPLETED else failed, 2.0)
-    return [found.rule for found in check_turn(row, made, deliverable, duplicates)]
+    return [found.rule for found in check_turn(row, made, deliverable, receipt_of(made, duplicates))]
+
+
+def receipt_of(made: list[Edge], duplicates: int = 0) -> OpeningReceipt:
+    inbound = decode_detail(made[0])
+    assert isinstance(inbound, Inbound)
+    return OpeningReceipt(inbound.key, payload_digest(bytes(inbound.payload)), duplicates)
 
 
 def test_a_turn_whose_rows_agree_breaks_no_rule() -> None:
@@ -262,7 +270,7 @@ def test_each_field_of_the_row_is_compared() -> None:
 def test_a_violation_says_rule_place_and_both_values() -> None:
     """Somebody has to act on it."""
     made = edges()
-    (found,) = check_turn(msgspec.structs.replace(fold(1, made), attempt=3), made, None, 0)
+    (found,) = check_turn(msgspec.structs.replace(fold(1, made), attempt=3), made, None, receipt_of(made))
 
     assert found.rule == "fold of edges = row"
     assert found.where == "turn 1"
@@ -280,7 +288,24 @@ def test_several_faults_are_several_violations() -> None:
         "epochs",
         "fold of edges = row",
         "effects at most once",
+        "duplicates counted",
         "terminal = one deliverable",
         "readable deliverable",
-        "duplicates counted",
     ]
+
+
+def test_a_receipt_must_be_of_its_inbound() -> None:
+    """Its key and its digest are those of what came in."""
+    made = edges()
+    told = receipt_of(made)
+    for changed in (msgspec.structs.replace(told, key="other"), msgspec.structs.replace(told, digest=b"")):
+        assert [found.rule for found in check_turn(fold(1, made), made, None, changed)] == ["receipt = inbound"]
+
+
+def test_a_step_ends_once_unless_it_is_to_be_forgotten() -> None:
+    """Two outcomes of one step are one too many."""
+    forgotten = (EdgeKind.TURN_REQUEUED, Requeued("retry", 2.0, Failure("E", "e"), [STEP]))
+    leased = (EdgeKind.LEASE_ACQUIRED, LeaseGranted(1, 9.0))
+
+    assert rules(edges(intent(), RESULT, RESULT)) == ["one outcome a step"]
+    assert rules(edges(intent(), RESULT, forgotten, leased, intent(), RESULT)) == []

@@ -160,9 +160,9 @@ class World:
         there = runpy.run_path(str(self._script))
         return Runtime(self.path, [there[name] for name in only], settings=Settings(**settings))
 
-    async def finish(self) -> Runtime:
+    async def finish(self, **settings: object) -> Runtime:
         """Let a runtime do what is left to do, without a word to it."""
-        async with self.runtime() as runtime:
+        async with self.runtime(**settings) as runtime:
             await until(lambda: runtime.statistics().running + runtime.statistics().queued == 0)
         check_invariants(self.path)
         return runtime
@@ -278,11 +278,11 @@ async def test_an_effect_in_doubt_is_asked_about_by_default(world: World, happen
 
 
 async def test_every_kill_is_an_attempt_and_an_epoch(world: World) -> None:
-    """Attempt and epoch only grow; the idempotency key is the same on every attempt."""
+    """Attempt and epoch only grow; the idempotency key is the same on every attempt, the last allowed one included."""
     world.kill(("s", "walk", ["before", "idempotent"]), hold="idempotent")
     for _ in range(2):
         world.kill(hold="idempotent")
-    await world.finish()
+    await world.finish(attempts_max=4)
     epochs = [
         epoch for (epoch,) in rows(world.path, "SELECT epoch FROM edges WHERE kind = 'lease_acquired' ORDER BY ordinal")
     ]

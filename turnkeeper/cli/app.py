@@ -1,7 +1,9 @@
 """The commands: what each takes, and how the outcome is shown to people and to machines."""
 
 import asyncio
+import io
 import json
+import math
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,7 +23,7 @@ from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
 from turnkeeper.cli.show import session_view, sessions_view, turn_view
-from turnkeeper.cli.tables import counts_table
+from turnkeeper.cli.tables import counts_table, printable
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.settings import Settings
 
@@ -39,6 +41,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def run() -> None:
     """Run the command line. Whatever is wrong with the input is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an output that knows no umlauts gets their numbers
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(group(standalone_mode=False))
     except click.ClickException as error:
@@ -56,8 +61,7 @@ def run() -> None:
 
 
 def _complain(said: str) -> None:
-    """Say it in one line; what a file holds must not steer the terminal."""
-    err.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in said), style="red", markup=False)
+    err.print(printable(said), style="red", markup=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,6 +97,8 @@ def replay(
     chat format. Exit code 1 if a promise was broken, 2 if the input cannot be used.
     """
     conversations = read_conversations(files, Settings().payload_bytes_max)
+    if effects is not None and effects.resolve() == db.resolve():
+        raise BadInput(effects, None, "is the store itself; effects need a file of their own")
     effects = effects or Path(f"{db}.effects.jsonl")
     ran = _with_progress(
         conversations,
@@ -164,7 +170,7 @@ def audit(db: Path, as_json: bool) -> None:
 @group.command()
 @click.argument("db", type=click.Path(path_type=Path))
 @click.argument("session", required=False)
-@click.argument("turn", required=False, type=int)
+@click.argument("turn", required=False, type=click.IntRange(0, 2**63 - 1))
 @_json
 def show(db: Path, session: str | None, turn: int | None, as_json: bool) -> None:
     """Show a store's sessions; a SESSION's turns; or a TURN's edges and steps, in order."""
@@ -186,6 +192,22 @@ def _rows(counted: Report) -> list[tuple[str, str]]:
 
 
 def _print_json(value: Any) -> None:
-    """Print one line of JSON; what is not text in a payload is shown as its representation."""
-    out.file.write(json.dumps(msgspec.to_builtins(value), default=repr, ensure_ascii=False) + "\n")
+    """Print one line of JSON; what JSON does not know is shown as its representation."""
+    out.file.write(json.dumps(_for_json(value), ensure_ascii=False, allow_nan=False) + "\n")
     out.file.flush()
+
+
+def _for_json(value: Any) -> Any:
+    match value:
+        case msgspec.Struct():
+            return {name: _for_json(getattr(value, name)) for name in value.__struct_fields__}
+        case dict():
+            return {name if isinstance(name, str) else repr(name): _for_json(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_for_json(one) for one in value]
+        case str() | int() | None:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            return repr(value)

@@ -68,22 +68,26 @@ class EffectsFile:
             BadInput: it is no effects file, cannot be opened, or another process has it.
         """
         read_effects(self.file)  # refuse what is something else before it is opened for writing
+        self._fd = self._open()
+        while os.fstat(self._fd).st_nlink == 0:  # another process took its empty file away as it ended
+            os.close(self._fd)
+            self._fd = self._open()
+        effects, size = read_effects(self.file)
+        os.ftruncate(self._fd, size)
+        self._keys = {effect.key for effect in effects}
+        return self
+
+    def _open(self) -> int:
         try:
-            self._fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise BadInput(self.file, None, error.strerror or str(error)) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            effects, size = read_effects(self.file)
-            os.ftruncate(self._fd, size)
-        except BlockingIOError as error:
-            os.close(self._fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
             raise BadInput(self.file, None, "in use by another process") from error
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._keys = {effect.key for effect in effects}
-        return self
+        return fd
 
     def __exit__(self, *_: object) -> None:
         """Close the file; one in which nothing happened does not stay."""

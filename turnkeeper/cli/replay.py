@@ -174,7 +174,7 @@ async def _watch(runtime: Runtime, db: Path) -> None:
     Raises:
         StorageFailed: it has.
     """
-    failed = 0
+    failed, failing = 0, ""
     while failed < _PATIENCE:
         await asyncio.sleep(_LOOK_S)
         failing = runtime.statistics().persistence.failing

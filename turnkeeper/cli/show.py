@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from turnkeeper.actors.store.reader import NumberedEdge, Reader, SessionRow
-from turnkeeper.cli.tables import rows_table
+from turnkeeper.cli.tables import printable, rows_table
 from turnkeeper.kernel.edge import Failure, decode_detail
 from turnkeeper.kernel.errors import InvalidName, TurnNotFound
 from turnkeeper.kernel.receipt import STATE_OF
@@ -21,6 +21,7 @@ from turnkeeper.kernel.turn import TurnState
 __all__ = ["View", "session_view", "sessions_view", "turn_view"]
 
 _CELL_LEN_MAX = 120
+_DAMAGED = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class View(NamedTuple):
@@ -83,7 +84,10 @@ def turn_view(db: Path, session_id: str, turn_id: int) -> View:
         numbered = reader.edges(turn_id)
         deliverable = reader.deliverable(turn_id)
     edges = [_edge(one) for one in numbered]
-    steps = [_step(step) for step in fold_steps(edge for _, edge in numbered).values()]
+    try:
+        steps = [_step(step) for step in fold_steps(edge for _, edge in numbered).values()]
+    except _DAMAGED:
+        steps = []  # the edges say which of them is damaged
     delivered = _deliverable(deliverable)
     tables = [_table(f"turn {turn_id}, {row.state}: edges", edges), _table("steps, in the order of issue", steps)]
     if delivered is not None:
@@ -120,8 +124,11 @@ def _session(row: SessionRow) -> dict[str, Any]:
 
 def _edge(numbered: NumberedEdge) -> dict[str, Any]:
     edge = numbered.edge
-    detail = decode_detail(edge)
-    shown = {} if detail is None else {name: _plain(getattr(detail, name)) for name in detail.__struct_fields__}
+    try:
+        detail = decode_detail(edge)
+        shown = {} if detail is None else {name: _plain(getattr(detail, name)) for name in detail.__struct_fields__}
+    except _DAMAGED as error:
+        shown = {"damaged": str(error)}
     return {
         "number": numbered.number,
         "ordinal": edge.ordinal,
@@ -168,7 +175,7 @@ def _moment(at: float | None) -> str | None:
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = list(rows[0]) if rows else []
-    return rows_table(escape(title), columns, [[_cell(row[name]) for name in columns] for row in rows])
+    return rows_table(escape(printable(title)), columns, [[_cell(row[name]) for name in columns] for row in rows])
 
 
 def _cell(value: Any) -> str:
@@ -176,5 +183,5 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         value = ", ".join(f"{name}={said}" for name, said in value.items())
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     return escape(text if len(text) <= _CELL_LEN_MAX else text[:_CELL_LEN_MAX] + " ...")

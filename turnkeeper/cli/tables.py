@@ -5,7 +5,12 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.table import Table
 
-__all__ = ["counts_table", "rows_table"]
+__all__ = ["counts_table", "printable", "rows_table"]
+
+
+def printable(text: str) -> str:
+    """Return a text that cannot steer a terminal, whoever wrote it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def counts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:

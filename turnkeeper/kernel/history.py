@@ -88,7 +88,7 @@ def _check_receipt(edges: Sequence[Edge], receipt: OpeningReceipt, where: str) -
         yield Violation("receipt = inbound", where, "its payload is not the one its receipt was given for")
     dropped = sum(edge.kind == EdgeKind.DUPLICATE_DROPPED for edge in edges)
     if dropped != receipt.duplicate_count:
-        yield Violation("duplicates counted", where, f"its receipt counts {receipt.duplicate_count}, edges {dropped}")
+        yield Violation("duplicates counted", where, f"receipts count {receipt.duplicate_count}, edges {dropped}")
 
 
 def _fold(row: TurnRow, edges: Sequence[Edge], where: str) -> Generator[Violation, None, TurnRow]:

@@ -62,6 +62,9 @@ class Reader:
         """
         if not self._file.exists():
             raise StorageFailed(self.path, "does not exist")
+        journal = self._file.with_name(self._file.name + "-journal")
+        if journal.exists() and journal.stat().st_size:
+            raise StorageFailed(self.path, "its process died while making it; start a runtime on it, which mends it")
         if not check_file(self._file):
             raise StorageFailed(self.path, "not a turnkeeper store (an empty file)")
         try:
