@@ -2,6 +2,8 @@
 
 import asyncio
 
+import msgspec
+
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.kernel.edge import Requeued
@@ -17,8 +19,8 @@ async def resync(node: Node, turn: OpenTurn) -> tuple[TurnRow | None, Deliverabl
     """Return a turn as the store has it, running no more; tries, with backoff, for as long as the store fails.
 
     What is in memory ran ahead of what is stored, and the store is right. A turn that is still running there is
-    taken back to its queue, with a backoff that grows with the times it has stumbled: its rerun is answered from
-    what was recorded. A terminal one comes with its deliverable; None is a turn that was never stored.
+    taken back to its queue; its rerun is answered from what was recorded. A queued one waits for a backoff that
+    grows with the times it has stumbled. A terminal one comes with its deliverable; None was never stored.
     """
     turn_id, pause_s = turn.row.turn_id, 0.0
     while True:
@@ -26,9 +28,11 @@ async def resync(node: Node, turn: OpenTurn) -> tuple[TurnRow | None, Deliverabl
         pause_s = min(node.settings.retry_cap_s, 2 * pause_s + node.settings.retry_base_s)
         try:
             row = await node.store.turn(turn_id)
+            now = node.clock.time()
+            due_at = now + node.settings.backoff_s(turn.stumbles, node.chance.random())
+            if row is not None and row.state is TurnState.QUEUED:
+                row = msgspec.structs.replace(row, due_at=max(due_at, row.due_at or 0.0))
             if row is not None and row.state is TurnState.RUNNING:
-                now = node.clock.time()
-                due_at = now + node.settings.backoff_s(turn.stumbles, node.chance.random())
                 change = requeue(row, Requeued("storage", due_at, forgotten=[*turn.uncalled]), now)
                 await node.persistence.commit(change.records)
                 row = change.row

@@ -34,6 +34,8 @@ def read_effects(file: Path) -> tuple[list[EffectLine], int]:
         BadInput: the file cannot be read, or holds something else.
     """
     try:
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise BadInput(file, None, "is no regular file")
         content = file.read_bytes()
     except FileNotFoundError:
         return [], 0

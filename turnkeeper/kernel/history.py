@@ -186,7 +186,7 @@ def runs(turn_id: int, numbered: Iterable[tuple[int, str]]) -> list[Interval]:
 
 
 def overlaps(intervals: Iterable[Interval]) -> list[tuple[Interval, Interval]]:
-    """Return the pairs of runs of one actor that were running at the same time."""
+    """Return the runs of one actor that began while an earlier one was running, each with that one."""
     found: list[tuple[Interval, Interval]] = []
     before: Interval | None = None
     for interval in sorted(intervals, key=lambda one: one.start):

@@ -60,6 +60,8 @@ def check_file(file: Path) -> int:
     try:
         if file.is_dir():
             raise StorageFailed(str(file), "is a directory; a store is one file")
+        if file.exists() and not file.is_file():
+            raise StorageFailed(str(file), "is no regular file")
         if not file.exists():
             if not file.parent.is_dir():
                 raise StorageFailed(str(file), f"the folder {file.parent} does not exist")
