@@ -1,6 +1,6 @@
 """A server that answers with durable turns: the runtime lives in the application's lifespan.
 
-FastAPI takes the same lifespan. Run it with any ASGI server, say `uvicorn examples.starlette_server:app`.
+FastAPI takes the same lifespan. To run it: `pip install starlette uvicorn`, `uvicorn examples.starlette_server:app`.
 A client that sends its message id as the key may send again after any error: it is answered, nothing runs twice.
 """
 

@@ -49,6 +49,8 @@ def test_commands_run_as_they_are_shown(commands: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in filter(None, map(in_words, commands.splitlines())):
         command = line.replace("make ", "make -n ", 1) if line in DRY else line
+        if not (copy / ".venv").exists() and not command.startswith("python3 -m venv"):
+            command = command.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
         done = subprocess.run(["bash", "-c", command], cwd=copy, env=environment, check=False, capture_output=True)
 
         assert done.returncode == 0, f"{line}\n{done.stdout.decode()}{done.stderr.decode()}"

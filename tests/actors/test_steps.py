@@ -317,7 +317,7 @@ async def test_one_step_more_than_the_limit_is_refused(path: Path) -> None:
     ran = []
 
     async def play(turn: Turn) -> None:
-        while True:
+        for _ in range(20):
             await turn.step("loop", lambda: ran.append(1))
 
     result = await played(path, playing(play), settings=Settings(synchronous="OFF", steps_max=5))

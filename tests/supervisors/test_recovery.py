@@ -282,7 +282,7 @@ async def test_every_kill_is_an_attempt_and_an_epoch(world: World) -> None:
     world.kill(("s", "walk", ["before", "idempotent"]), hold="idempotent")
     for _ in range(2):
         world.kill(hold="idempotent")
-    await world.finish(recoveries_max=4)
+    await world.finish(recoveries_max=3)
     epochs = [
         epoch for (epoch,) in rows(world.path, "SELECT epoch FROM edges WHERE kind = 'lease_acquired' ORDER BY ordinal")
     ]

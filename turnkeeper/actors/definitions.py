@@ -80,6 +80,14 @@ class step_scope:  # noqa: N801 - used like a function; a generator here would c
         _context.reset(self._token)
 
 
+def _check_async(function: object, what: str) -> None:
+    """Refuse at declaration what would fail at the first call, or only after the first crash."""
+    called = getattr(function, "__call__", None)  # noqa: B004 - an object whose call is async will do
+    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)):
+        msg = f"{what} must be an async function, not {function!r}"
+        raise TypeError(msg)
+
+
 class Tool(Generic[P, R]):
     """A declared function: its name, its effect class and its contract, taken from its type hints.
 
@@ -98,6 +106,9 @@ class Tool(Generic[P, R]):
         on_doubt: OnDoubt | Probe = OnDoubt.ASK,
     ) -> None:
         """Declare a tool; see `tool`."""
+        _check_async(function, f"tool {name}")
+        if not isinstance(on_doubt, OnDoubt):
+            _check_async(on_doubt, f"the probe of tool {name}")
         self.function = function
         self.name = name
         self.effect = effect
@@ -213,7 +224,7 @@ def _default(value: object) -> Any:
 
 
 def tool(
-    *,
+    *misused: object,
     effect: Effect,
     name: str | None = None,
     timeout_s: float | None = None,
@@ -222,6 +233,7 @@ def tool(
     """Declare an async function as a tool.
 
     Args:
+        *misused: nothing; `@tool` without its parentheses is refused with what to write.
         effect: what running it twice would do. There is no default: only its author knows.
         name: its name in records; the function's own where not given. Renaming it orphans its records.
         timeout_s: how long one call may take. A timed-out effectful call is in doubt, not failed.
@@ -231,7 +243,13 @@ def tool(
 
     An effectful tool that raises says that its effect did not happen: the failure is recorded and raised, and no
     retry of the turn runs it again.
+
+    Raises:
+        TypeError: the function or the probe is not async, or cannot be recorded by its parameters' names.
     """
+    if misused:
+        msg = "write @tool(effect=Effect...), with the effect that a second call would have"
+        raise TypeError(msg)
 
     def declare(function: Callable[P, Awaitable[R]]) -> Tool[P, R]:
         return Tool(function, name=name or function.__name__, effect=effect, timeout_s=timeout_s, on_doubt=on_doubt)
@@ -266,9 +284,16 @@ def agent(
         tools: offered to the handler as `turn.tools` by name, for models that choose by name.
         retries_max: how often a turn that raised is run again.
         turn_s: wall time one run of a turn may take.
+
+    Raises:
+        TypeError: the handler is not async, or the name is missing.
     """
+    if not isinstance(agent_id, str):
+        msg = 'write @agent("name"), with the name the agent has in addresses'  # type: ignore[unreachable]
+        raise TypeError(msg)
 
     def declare(handler: Callable[["Turn"], Awaitable[Any]]) -> Agent:
+        _check_async(handler, f"the handler of agent {agent_id}")
         by_name = MappingProxyType({offered.name: offered for offered in tools})
         return Agent(agent_id=agent_id, handler=handler, tools=by_name, retries_max=retries_max, turn_s=turn_s)
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Persistence
+from turnkeeper.kernel.edge import Failure
 from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.names import Address
@@ -142,10 +144,18 @@ class Node:
                 address=str(address),
                 attempt=turn.row.attempt,
                 edges=turn.row.edges,
+                **_why(deliverable),
                 run_s=round(self.loop.time() - turn.started_s, 6),
             )
         except Exception as error:  # noqa: BLE001 - an application's log handler that fails must not stop its turns
             self.loop.call_exception_handler({"message": "a log handler failed", "exception": error})
+
+
+def _why(deliverable: Deliverable) -> dict[str, str]:
+    """Return the type of a recorded failure: its message may hold what belongs into no log."""
+    if deliverable.outcome == TurnState.COMPLETED:
+        return {}
+    return {"error": msgspec.msgpack.decode(deliverable.body, type=Failure).type}
 
 
 def logger() -> Any:

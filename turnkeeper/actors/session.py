@@ -328,6 +328,7 @@ class SessionAgent:
     def _stand(self, turn: OpenTurn) -> None:
         """Let a suspended turn stand until it is resolved, or until its wait's deadline ends it."""
         self._node.suspended[turn.row.turn_id] = self
+        self._node.log.warning("turn.suspended", turn_id=turn.row.turn_id, address=str(self.address))
         wait_s = max(0.0, (turn.row.due_at or 0.0) - self._node.clock.time())
         turn.timer = self._node.loop.call_later(wait_s, self._give_up, turn)
 

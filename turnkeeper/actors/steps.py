@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.definitions import Happened, StepContext, Tool, step_scope
+from turnkeeper.actors.definitions import DidNotHappen, Happened, StepContext, Tool, step_scope
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Told, settle
@@ -192,6 +192,9 @@ class Steps:
                 encoded, value = tool.encode_result(found.result, self._node.settings.payload_bytes_max)
                 self._record_result(tool, call, encoded, NOTHING)
                 return value
+            if not isinstance(found, DidNotHappen):  # a forgotten return must not repeat an effect
+                said = f"must return Happened(...) or DidNotHappen(), not {found!r}"  # type: ignore[unreachable]
+                raise ContractViolation(f"the probe of {tool.name}", said)
             return await self._run_again(tool, call, timed_out=recorded is None)
         match tool.on_doubt:
             case OnDoubt.RETRY:
