@@ -5,6 +5,7 @@ import logging
 import random
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -136,19 +137,16 @@ class Node:
         level = logging.INFO if deliverable.outcome == TurnState.COMPLETED else logging.WARNING
         if not self.log.isEnabledFor(level):
             return
-        try:
-            self.log.log(
-                level,
-                _ENDED[deliverable.outcome],
-                turn_id=turn.row.turn_id,
-                address=str(address),
-                attempt=turn.row.attempt,
-                edges=turn.row.edges,
-                **_why(deliverable),
-                run_s=round(self.loop.time() - turn.started_s, 6),
-            )
-        except Exception as error:  # noqa: BLE001 - an application's log handler that fails must not stop its turns
-            self.loop.call_exception_handler({"message": "a log handler failed", "exception": error})
+        self.log.log(
+            level,
+            _ENDED[deliverable.outcome],
+            turn_id=turn.row.turn_id,
+            address=str(address),
+            attempt=turn.row.attempt,
+            edges=turn.row.edges,
+            **_why(deliverable),
+            run_s=round(self.loop.time() - turn.started_s, 6),
+        )
 
 
 def _why(deliverable: Deliverable) -> dict[str, str]:
@@ -156,6 +154,17 @@ def _why(deliverable: Deliverable) -> dict[str, str]:
     if deliverable.outcome == TurnState.COMPLETED:
         return {}
     return {"error": msgspec.msgpack.decode(deliverable.body, type=Failure).type}
+
+
+class _Unfailing(structlog.stdlib.BoundLogger):
+    """A logger whose handlers may fail: an application's bug in one must not stop its turns."""
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, *args: Any, **fields: Any) -> Any:
+        try:
+            return super()._proxy_to_logger(method_name, event, *args, **fields)
+        except Exception:  # noqa: BLE001 - shown as the standard library shows a failing handler
+            if logging.raiseExceptions:
+                traceback.print_exc()
 
 
 def logger() -> Any:
@@ -167,7 +176,7 @@ def logger() -> Any:
     return structlog.wrap_logger(
         logging.getLogger("turnkeeper"),
         processors=[structlog.stdlib.filter_by_level, _render],
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=_Unfailing,
         cache_logger_on_first_use=True,
     )
 

@@ -30,8 +30,10 @@ class OpenTurn:
         "deliverable",
         "failures",
         "loaded",
+        "lost",
         "payload",
         "row",
+        "settling",
         "started_s",
         "steps",
         "stop",
@@ -53,6 +55,8 @@ class OpenTurn:
         self.steps: dict[StepName, StepRecord] = {}
         self.failures = 0
         self.stumbles = 0
+        self.lost: TurnkeeperError | None = None
+        self.settling: list[asyncio.Future[None]] = []
         self.uncalled: set[StepName] = set()
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -90,7 +94,8 @@ class OpenTurn:
                 future.set_result(deliverable)
 
     def abandon(self, error: TurnkeeperError) -> None:
-        """Tell everyone who waits that this runtime will not deliver; the turn itself stands in the store."""
+        """Tell everyone who waits, or asks later, that this runtime will not deliver."""
+        self.lost = error
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():

@@ -76,12 +76,15 @@ class Receipt:
         Raises:
             ShuttingDown: the runtime closed first; the turn goes on in the next one, ask there again.
             TurnNotFound: the store does not hold the turn any more.
+        UnknownAgent: the turn waits for an agent that this runtime was not given.
             StorageFailed: the store cannot be read.
         """
         turn = self._turn
         if (self._node.closed or self._node.failed) and (turn is None or turn.deliverable is None):
             raise self._node.failed or ShuttingDown
         if turn is not None and turn.deliverable is None:
+            if turn.lost is not None:
+                raise turn.lost
             done: asyncio.Future[Deliverable] = self._node.loop.create_future()
             turn.waiting.append(done)
             return _result(await done)
@@ -91,7 +94,7 @@ class Receipt:
             return _result(found)
         if await self._node.store.turn(self.turn_id) is None:
             raise TurnNotFound(self.turn_id)
-        raise UnknownAgent(self.address.agent_id, "not this one")
+        raise UnknownAgent(self.address.agent_id, "others")
 
 
 def _result(found: Deliverable) -> Result:

@@ -3,15 +3,16 @@
 import asyncio
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
-from turnkeeper.actors.values import encode
+from turnkeeper.actors.values import decode, encode
 from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail, encode_failure
 from turnkeeper.kernel.errors import DeadlineExceeded, Quarantined, StepFailed, TurnNotFound
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
@@ -37,7 +38,7 @@ class Run:
     change that its end amounts to; None where that is not known here, because the store refused a write.
     """
 
-    __slots__ = ("_address", "_agent", "_ended", "_node", "_turn")
+    __slots__ = ("_address", "_agent", "_ended", "_node", "_steps", "_turn")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Run:
         self._agent = agent
         self._turn = turn
         self._ended = ended
+        self._steps: Steps | None = None
 
     def start(self) -> None:
         """Start the handler's task and the clock that bounds it."""
@@ -77,7 +79,23 @@ class Run:
             raise
         except BaseException as raised:  # noqa: BLE001 - every end of a handler is an end of the run; `judge` tells them apart
             error = raised
+        if self._steps is not None:
+            self._steps.over = True
+            await self._wait_for_steps(self._steps.beside)
         self._end(error, body)
+
+    async def _wait_for_steps(self, beside: "dict[asyncio.Task[Any], Effect]") -> None:
+        """End the steps that the handler left running beside it, as `asyncio.gather` does when one has raised.
+
+        An effect under way is waited for: its result is the turn's, and cut off it would be a doubt. Others are
+        cancelled, and so is everything once the run was told to stop.
+        """
+        while beside:
+            for task, effect in beside.items():
+                if self._turn.stop is not None or effect is not Effect.EFFECTFUL:
+                    task.cancel()
+            with suppress(asyncio.CancelledError):  # the reason stands in `stop`
+                await asyncio.wait(set(beside))
 
     async def _handle(self) -> bytes:
         turn = self._turn
@@ -87,10 +105,13 @@ class Run:
                 raise Quarantined(turn.row.turn_id, record.recoveries)
             turn.payload, turn.steps, turn.failures = record.payload, record.steps, record.failures
             turn.loaded = True
-        steps = Steps(self._node, self._address, turn)
-        handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, steps)
+        self._steps = Steps(self._node, self._address, turn)
+        handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, self._steps)
         value = await self._agent.handler(handed)
-        return encode(value, f"the deliverable of {self._agent.agent_id}", self._node.settings.payload_bytes_max)
+        what = f"the deliverable of {self._agent.agent_id}"
+        body = encode(value, what, self._node.settings.payload_bytes_max)
+        decode(body, what)  # what nobody could read is no deliverable
+        return body
 
     def _expire(self) -> None:
         """Stop a run that has gone past its limit, and insist: a handler may not swallow it for ever."""
@@ -106,7 +127,12 @@ class Run:
         turn = self._turn
         turn.disarm()
         turn.task = None
-        self._ended(turn, self._concluded(turn.broken or error, body))
+        try:
+            change = self._concluded(turn.broken or error, body)
+        except Exception as broken:  # noqa: BLE001 - an error that cannot be judged must not leave its turn running
+            failure = Failure(type(error).__name__, f"could not be judged: {type(broken).__name__}")
+            change = end(turn.row, EdgeKind.TURN_FAILED, encode_failure(failure), self._node.clock.time())
+        self._ended(turn, change)
 
     def _concluded(self, error: BaseException | None, body: bytes) -> Change | None:
         """Return the change that the handler's end amounts to."""

@@ -15,6 +15,7 @@ from turnkeeper.actors.run import Run, recorded
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed, encode_failure
 from turnkeeper.kernel.errors import (
+    ContractViolation,
     DeadlineExceeded,
     MailboxFull,
     StorageFailed,
@@ -79,6 +80,18 @@ class SessionAgent:
         """Say whether a live turn in memory has this key."""
         return key in self._by_key
 
+    def unsettled(self, key: str | None, digest: bytes) -> "asyncio.Future[None] | None":
+        """Return what to wait for where a key's turn is not committed yet and has another payload.
+
+        Whether that turn stands is not known: judged by it, a rightful duplicate could be refused.
+        """
+        known = self._by_key.get(key) if key is not None else None
+        if known is None or known.committed or known.arrival.digest == digest:
+            return None
+        settled: asyncio.Future[None] = self._node.loop.create_future()
+        known.settling.append(settled)
+        return settled
+
     def open_turns(self) -> list[OpenTurn]:
         """Return every live turn of the actor, in order."""
         return [*([self._current] if self._current is not None else []), *self._queue]
@@ -132,6 +145,9 @@ class SessionAgent:
     def _admitted(
         self, turn: OpenTurn, done: "asyncio.Future[Admitted]", first: bool, error: TurnkeeperError | None
     ) -> None:
+        for waiting in turn.settling:
+            if not waiting.done():
+                waiting.set_result(None)
         if error is None:
             turn.committed = True
             self._node.counters.accepted += 1
@@ -212,7 +228,7 @@ class SessionAgent:
         if turn is None or not turn.committed:
             return None  # its own commit comes back here
         wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
-        if wait_s > 0:
+        if 0 < wait_s <= self._node.settings.retry_cap_s + 1:  # a longer one comes from a clock that was put back
             turn.disarm()
             turn.timer = self._node.loop.call_later(wait_s, self._next)
             return None
@@ -329,7 +345,8 @@ class SessionAgent:
         """Let a suspended turn stand until it is resolved, or until its wait's deadline ends it."""
         self._node.suspended[turn.row.turn_id] = self
         self._node.log.warning("turn.suspended", turn_id=turn.row.turn_id, address=str(self.address))
-        wait_s = max(0.0, (turn.row.due_at or 0.0) - self._node.clock.time())
+        pause_s = self._node.settings.backoff_s(turn.stumbles, 0.0) if turn.stumbles else 0.0
+        wait_s = max(pause_s, (turn.row.due_at or 0.0) - self._node.clock.time())
         turn.timer = self._node.loop.call_later(wait_s, self._give_up, turn)
 
     def _give_up(self, turn: OpenTurn) -> None:
@@ -343,6 +360,9 @@ class SessionAgent:
         Raises:
             WaitTokenInvalid: the turn does not stand on a step, or has been answered.
         """
+        if not isinstance(finding, Happened | DidNotHappen):
+            said = f"must be Happened(...) or DidNotHappen(), not {finding!r}"  # type: ignore[unreachable]
+            raise ContractViolation("the finding", said)
         turn = self._current
         if turn is None or turn.row.turn_id != turn_id or turn.row.state is not TurnState.SUSPENDED:
             raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")

@@ -63,9 +63,12 @@ class _Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class Steps:
-    """The steps of one run of a turn, issued in order and recorded as they end."""
+    """The steps of one run of a turn, issued in order and recorded as they end.
 
-    __slots__ = ("_address", "_epoch", "_issued", "_keyed", "_node", "_of_name", "_turn")
+    `beside` are the tasks, other than the handler's own, in which a step is running. Once `over`, none may start.
+    """
+
+    __slots__ = ("_address", "_epoch", "_issued", "_keyed", "_node", "_of_name", "_turn", "beside", "over")
 
     def __init__(self, node: Node, address: Address, turn: OpenTurn) -> None:
         """Begin a run: numbering starts over, so a rerun asks for the same identities."""
@@ -76,6 +79,8 @@ class Steps:
         self._issued = 0
         self._of_name: dict[str, int] = {}
         self._keyed: set[StepName] = set()
+        self.beside: dict[asyncio.Task[Any], Effect] = {}
+        self.over = False
 
     async def perform(self, tool: Tool[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
         """Answer a step from the record, or run it and record it.
@@ -94,6 +99,17 @@ class Steps:
         """
         self._check_live()
         call = self._issue(tool, tool.bind(args, kwargs))
+        task = asyncio.current_task()
+        if task is None or task is self._turn.task:
+            return await self._once(tool, call)
+        self.beside[task] = tool.effect
+        try:
+            return await self._once(tool, call)
+        finally:
+            self.beside.pop(task, None)
+
+    async def _once(self, tool: Tool[..., R], call: _Call) -> R:
+        """Let one call of a step with a key of its own run at a time."""
         if tool.call_key is None:
             return await self._decided(tool, call)
         if call.name in self._keyed:
@@ -149,6 +165,7 @@ class Steps:
                 StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key),
             )
             self._turn.uncalled.discard(call.name)
+            self._remember(tool, call, StepStatus.INTENDED, b"", None)
         try:
             result = await self._call_tool(tool, call)
             encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
@@ -175,15 +192,16 @@ class Steps:
             try:
                 async with limit:
                     return await tool.function(**arguments)
-            except TimeoutError:
+            except Exception as error:
                 if not limit.expired():
                     raise  # the tool's own
-                raise TimeoutExpired(f"took longer than {tool.timeout_s:g} s") from None
+                raise TimeoutExpired(f"took longer than {tool.timeout_s:g} s") from error  # whatever it made of it
 
     async def _settle_doubt(self, tool: Tool[..., R], call: _Call, why: str, recorded: StepRecord | None) -> R:
         """Do what the tool says about an effect that may have happened; the doubt itself is recorded first."""
         if recorded is None or recorded.status is not StepStatus.UNKNOWN:
             await self._commit(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, f"cut off by {why}"))
+            self._remember(tool, call, StepStatus.UNKNOWN, b"", None)
         if tool.probe is not None:
             with step_scope(self._context(call)):
                 arguments = {name: getattr(call.bound, name) for name in call.bound.__struct_fields__}
@@ -230,8 +248,10 @@ class Steps:
         )
 
     def _check_live(self) -> None:
-        """Refuse to go on with a run that was told to stop."""
+        """Refuse to go on with a run that was told to stop, or has ended."""
         self._check_record()
+        if self.over:
+            raise StaleEpoch(self._turn.row.turn_id, self._epoch)
         if self._turn.stop is not None:
             raise ShuttingDown
 

@@ -1,6 +1,6 @@
 """Edges: the append-only record of what happened to a turn, one kind and one detail type each.
 
-An edge is the only place where a fact about a turn is written; rows and checkpoints are folds of edges.
+An edge is the only place where a fact about a turn is written; rows and steps are folds of edges.
 Details are msgpack arrays: append fields at the end, with a default, and never reorder them.
 """
 

@@ -168,7 +168,7 @@ class TurnTerminal(TurnError):
 
 @dataclass(eq=False)
 class TurnUnsuccessful(TurnError):
-    """The turn ended without a value. `deliverable` says how and why."""
+    """The turn ended without a value: `outcome` says how, `reason` why."""
 
     turn_id: int
     outcome: str

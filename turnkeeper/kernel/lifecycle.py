@@ -162,7 +162,7 @@ def failure_of(error: BaseException, traceback_digest: str = "") -> Failure:
     """Return what is recorded of an exception; always something that can be stored, whatever its author wrote."""
     try:
         message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything; the turn must end all the same
+    except BaseException as broken:  # noqa: BLE001 - a user's __str__ may raise anything; the turn must end all the same
         message = f"(its message cannot be read: {type(broken).__name__})"
     storable = message[:_MESSAGE_LEN_MAX].encode(errors="replace").decode()
     return Failure(type(error).__name__, storable, traceback_digest)

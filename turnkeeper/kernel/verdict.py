@@ -2,16 +2,22 @@
 
 from enum import StrEnum
 
-from turnkeeper.kernel.errors import StaleEpoch, StorageError, TurnkeeperError
+from turnkeeper.kernel.errors import StaleEpoch, StepFailed, StorageError, TurnkeeperError
 
 __all__ = ["Stop", "Verdict", "causes", "judge"]
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """Return what a task group's error is made of: the errors that its tasks raised. Any other is its own cause."""
+    """Return an error with what led to it: what a task group's tasks raised, what it was raised from.
+
+    A step's failure is a cause by itself; what its tool raised has been recorded and is not looked at again.
+    """
+    if error is None or isinstance(error, StepFailed):
+        return [] if error is None else [error]
     if isinstance(error, BaseExceptionGroup):
         return [cause for one in error.exceptions for cause in causes(one)]
-    return [] if error is None else [error]
+    before = error.__cause__ if error.__suppress_context__ else error.__cause__ or error.__context__
+    return [error, *causes(before)]
 
 
 class Stop(StrEnum):

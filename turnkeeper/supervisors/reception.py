@@ -69,6 +69,9 @@ class Reception:
                 await self._open(address)
                 continue
             self._idle.pop(address, None)
+            if unsettled := agent.unsettled(key, digest):
+                await unsettled
+                continue
             try:
                 turn, duplicate = await agent.admit(key, payload, digest, retired=retired)
                 return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)

@@ -62,6 +62,8 @@ def check_file(file: Path) -> int:
             raise StorageFailed(str(file), "is a directory; a store is one file")
         if file.exists() and not file.is_file():
             raise StorageFailed(str(file), "is no regular file")
+        if file.exists() and file.stat().st_nlink > 1:
+            raise StorageFailed(str(file), "has a second name (a hard link), under which it could have a second owner")
         if not file.exists():
             if not file.parent.is_dir():
                 raise StorageFailed(str(file), f"the folder {file.parent} does not exist")
