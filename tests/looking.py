@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
+from turnkeeper import Agent, Result, Runtime, Settings, agent
 from turnkeeper.kernel.edge import Edge, EdgeKind, decode_detail
 from turnkeeper.kernel.turn import TERMINAL, fold
 
@@ -74,3 +75,23 @@ async def passed(seconds: float) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     await until(lambda: loop.time() > end)
+
+
+FAST = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02)
+
+
+async def played(path: Path, play: Agent, settings: Settings = FAST, **options: object) -> Result:
+    """Run one turn of an agent to its end."""
+    async with Runtime(path, [play], settings=settings) as runtime:
+        with anyio.fail_after(5):
+            result = await runtime.ask("s", "play", None, **options)
+    check_invariants(path)
+    return result
+
+
+def playing(handler: Callable, **options: object) -> Agent:
+    return agent("play", **options)(handler)
+
+
+class Once(Exception):
+    """What a handler raises to be run once more."""

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import datetime as dt
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,10 @@ import anyio
 import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
-from looking import check_invariants, details, kinds
+from looking import Once, details, kinds, played, playing
 
-from turnkeeper import Agent, Effect, Result, Runtime, Settings, Turn, agent, step_context, tool
+from turnkeeper import Effect, Settings, Turn, step_context, tool
 from turnkeeper.kernel.errors import ContractViolation, PayloadTooLarge, ReplayDivergence, StepFailed, StepLimitExceeded
-
-FAST = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02)
-
-
-async def played(path: Path, *agents: Agent, settings: Settings = FAST, payload: object = None) -> Result:
-    """Run one turn of the first agent to its end."""
-    async with Runtime(path, agents, settings=settings) as runtime:
-        with anyio.fail_after(10):
-            result = await runtime.ask("s", agents[0].agent_id, payload)
-    check_invariants(path)
-    return result
-
-
-def playing(handler: Callable, **options: object) -> Agent:
-    return agent("play", **options)(handler)
-
-
-class Once(Exception):
-    """What a handler raises to be run once more."""
-
 
 # ---------------------------------------------------------------- intents
 

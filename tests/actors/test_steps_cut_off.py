@@ -5,12 +5,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from looking import kinds
+from looking import Once, kinds, played, playing
 
 from turnkeeper import (
     Effect,
     OnDoubt,
-    Settings,
     Turn,
     agent,
     tool,
@@ -18,8 +17,6 @@ from turnkeeper import (
 from turnkeeper.kernel.errors import (
     EffectInDoubt,
 )
-
-FAST = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02)
 
 
 async def test_a_probe_that_answers_neither_repeats_nothing(path: Path) -> None:

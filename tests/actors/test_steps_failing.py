@@ -1,26 +1,22 @@
 """Steps that go wrong: failures, timeouts, deadlines, and tasks that outlive their run."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
-from looking import check_invariants, details, kinds, passed, rows, until
+from looking import FAST, Once, check_invariants, details, kinds, passed, played, playing, rows, until
 
 from turnkeeper import (
-    Agent,
     DidNotHappen,
     Effect,
     Happened,
     OnDoubt,
-    Result,
     Runtime,
     Settings,
     Turn,
     TurnkeeperError,
-    agent,
     step_context,
     tool,
 )
@@ -30,25 +26,6 @@ from turnkeeper.kernel.errors import (
     StepFailed,
     ToolTimedOut,
 )
-
-FAST = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02)
-
-
-async def played(path: Path, play: Agent, settings: Settings = FAST, **options: object) -> Result:
-    """Run one turn of an agent to its end."""
-    async with Runtime(path, [play], settings=settings) as runtime:
-        with anyio.fail_after(5):
-            result = await runtime.ask("s", "play", None, **options)
-    check_invariants(path)
-    return result
-
-
-def playing(handler: Callable, **options: object) -> Agent:
-    return agent("play", **options)(handler)
-
-
-class Once(Exception):
-    """What a handler raises to be run once more."""
 
 
 class Act:
