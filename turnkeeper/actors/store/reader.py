@@ -62,9 +62,6 @@ class Reader:
         """
         if not self._file.exists():
             raise StorageFailed(self.path, "does not exist")
-        journal = self._file.with_name(self._file.name + "-journal")
-        if journal.exists() and journal.stat().st_size:
-            raise StorageFailed(self.path, "its process died while making it; start a runtime on it, which mends it")
         if not check_file(self._file):
             raise StorageFailed(self.path, "not a turnkeeper store (an empty file)")
         try:
@@ -75,6 +72,9 @@ class Reader:
                 self._connection.close()
                 raise
         except sqlite3.Error as error:
+            if self._file.with_name(self._file.name + "-journal").exists():
+                said = "is being made, or its process died while making it: then a runtime on it mends it"
+                raise StorageFailed(self.path, said) from error
             raise explained(self.path, error) from error
         return self
 
