@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from looking import FAST, Once, check_invariants, details, kinds, passed, played, playing, rows, until
 
 from turnkeeper import (
@@ -156,6 +157,40 @@ async def test_an_effect_that_closing_kept_from_being_called_is_no_doubt(path: P
 
         assert runtime.statistics().suspended == 0
         assert (await runtime.ask("s", "play", None, key="k")).value == "acted 1"
+    check_invariants(path)
+
+
+async def test_an_effect_that_a_suspension_kept_from_being_called_is_no_doubt(path: Path) -> None:
+    """Its turn came to stand on the doubt about another step: once that is settled, it is called unasked."""
+    act, hangs = Act(Effect.EFFECTFUL), Act(Effect.EFFECTFUL, hangs=1)
+    doubted = asyncio.Event()
+
+    async def play(turn: Turn) -> list:
+        async def later() -> str:
+            await doubted.wait()
+            return await turn.call(act.tool.keyed("later"))
+
+        return await asyncio.gather(turn.call(hangs.tool), later())
+
+    async with Runtime(path, [playing(play)], settings=FAST) as runtime:
+        receipt = await runtime.tell("s", "play", None)
+        write = runtime._store.apply
+
+        async def write_slowly(points: list) -> object:
+            if any(getattr(record, "kind", "") == "step_unknown" for point in points for record in point):
+                doubted.set()
+                for _ in range(5):
+                    await checkpoint()
+            return await write(points)
+
+        runtime._store.apply = write_slowly  # type: ignore[method-assign]
+        await until(lambda: runtime.statistics().suspended == 1)
+        await runtime.resolve(receipt.turn_id, Happened("said so"))
+        await until(lambda: runtime.statistics().running == 0)
+
+        assert runtime.statistics().suspended == 0
+        assert (await receipt.deliverable()).value == ["said so", "acted 1"]
+    assert (len(act.keys), len(hangs.keys)) == (1, 1)
     check_invariants(path)
 
 

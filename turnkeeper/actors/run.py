@@ -7,6 +7,8 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import msgspec
+
 from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
@@ -159,7 +161,8 @@ class Run:
             case Verdict.YIELD:
                 return requeue(turn.row, Requeued("shutdown", forgotten=[*turn.uncalled]), now)
             case Verdict.SUSPEND if turn.suspension is not None:
-                return suspend(turn.row, turn.suspension, now)
+                wait = msgspec.structs.replace(turn.suspension, forgotten=[*turn.uncalled])
+                return suspend(turn.row, wait, now)
             case _:
                 return None
 

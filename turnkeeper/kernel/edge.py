@@ -130,11 +130,15 @@ class Requeued(Detail, frozen=True):
 
 
 class Suspended(Detail, frozen=True):
-    """Detail of turn_suspended: what the turn stands on, and the wall time at which it stops standing."""
+    """Detail of turn_suspended: what the turn stands on, and the wall time at which it stops standing.
+
+    `forgotten` are steps that were intended and never called: nobody need be asked about them.
+    """
 
     reason: str
     due_at: float
     step: StepName | None = None
+    forgotten: list[StepName] = []
 
 
 class Resumed(Detail, frozen=True):

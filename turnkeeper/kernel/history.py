@@ -16,6 +16,7 @@ from turnkeeper.kernel.edge import (
     StepFailure,
     StepIntent,
     StepResult,
+    Suspended,
     decode_detail,
 )
 from turnkeeper.kernel.errors import IllegalTransition
@@ -132,7 +133,7 @@ def _check_steps(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
                 open_intents.discard(StepName(doubt.name, doubt.call_key))
             case Resumed(step=StepName() as name):
                 open_intents.discard(name)
-            case Requeued(forgotten=forgotten):
+            case Requeued(forgotten=forgotten) | Suspended(forgotten=forgotten):
                 open_intents.difference_update(forgotten)
                 ended.difference_update(forgotten)
             case _:

@@ -17,6 +17,7 @@ from turnkeeper.kernel.edge import (
     StepFailure,
     StepIntent,
     StepResult,
+    Suspended,
     decode_detail,
 )
 from turnkeeper.kernel.errors import ReplayDivergence
@@ -159,7 +160,7 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
                 steps[name] = _with_outcome(steps.get(name), name, outcome)
             case Resumed(step=StepName() as name) as found:
                 _settle(steps, name, found)
-            case Requeued(forgotten=forgotten):
+            case Requeued(forgotten=forgotten) | Suspended(forgotten=forgotten):
                 for name in forgotten:
                     steps.pop(name, None)
             case _:
