@@ -22,10 +22,11 @@ from turnkeeper.kernel.edge import (
     decode_detail,
     encode_detail,
 )
-from turnkeeper.kernel.history import Interval, OpeningReceipt, check_turn, out_of_order, overlaps, runs
+from turnkeeper.kernel.history import Interval, check_turn, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.rows import OpeningReceipt
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, fold
 
 RAW = msgspec.Raw(b"\x80")

@@ -19,7 +19,7 @@ from turnkeeper.kernel.edge import Failure
 from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.ports import Chance, Clock, Marks, Store
+from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.turn import TurnState
@@ -76,6 +76,7 @@ class Node:
         "loop",
         "on_idle",
         "persistence",
+        "points",
         "settings",
         "store",
         "store_id",
@@ -101,6 +102,7 @@ class Node:
         self.clock = clock
         self.chance = chance
         self.on_idle = on_idle
+        self.points: Points | None = None
         self.loop = asyncio.get_running_loop()
         self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)
         self.closing = False

@@ -167,7 +167,9 @@ class Steps:
             self._turn.uncalled.discard(call.name)
             self._remember(tool, call, StepStatus.INTENDED, b"", None)
         try:
+            self._reached("effect.before", call)
             result = await self._call_tool(tool, call)
+            self._reached("effect.after", call)
             encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
         except TimeoutExpired as error:
             if tool.effect is Effect.EFFECTFUL:
@@ -182,6 +184,11 @@ class Steps:
         self._record_result(tool, call, encoded, _unless_intended(tool, call))
         self._node.counters.steps += 1
         return value
+
+    def _reached(self, point: str, call: _Call) -> None:
+        points = self._node.points
+        if points is not None and call.key:
+            points.reached(point, call.key)
 
     async def _call_tool(self, tool: Tool[..., R], call: _Call) -> R:
         with step_scope(self._context(call)):

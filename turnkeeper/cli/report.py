@@ -6,13 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from turnkeeper.actors.store.reader import Reader, StoredTurn
+from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.conversations import AGENT_ID, Conversation
 from turnkeeper.cli.effects import read_effects
 from turnkeeper.cli.replay import Ran
 from turnkeeper.kernel.edge import Requeued, decode_detail
 from turnkeeper.kernel.history import Interval, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.rows import StoredTurn
 from turnkeeper.kernel.step import Effect, StepStatus, fold_steps
 from turnkeeper.kernel.turn import TurnState
 

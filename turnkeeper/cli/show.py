@@ -9,12 +9,13 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from turnkeeper.actors.store.reader import NumberedEdge, Reader, SessionRow
+from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.tables import printable, rows_table
 from turnkeeper.kernel.edge import Failure, decode_detail
 from turnkeeper.kernel.errors import InvalidName, TurnNotFound
 from turnkeeper.kernel.receipt import STATE_OF
 from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.rows import NumberedEdge, SessionRow
 from turnkeeper.kernel.step import StepRecord, fold_steps
 from turnkeeper.kernel.turn import TurnState
 

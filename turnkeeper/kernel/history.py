@@ -1,4 +1,4 @@
-"""History: the contract's invariants, checked on what is stored. `audit` asks every question here."""
+"""History: the contract's invariants, checked on what is stored; `audit` and the verification kit ask here."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -23,10 +23,11 @@ from turnkeeper.kernel.errors import IllegalTransition
 from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.rows import OpeningReceipt, Rows, SessionRow, StoredTurn
 from turnkeeper.kernel.step import Effect
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
 
-__all__ = ["Interval", "OpeningReceipt", "Violation", "check_turn", "out_of_order", "overlaps", "runs"]
+__all__ = ["Interval", "Tally", "Violation", "check_rows", "check_turn", "out_of_order", "overlaps", "runs"]
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -35,14 +36,6 @@ class Violation(msgspec.Struct, frozen=True):
     rule: str
     where: str
     what: str
-
-
-class OpeningReceipt(msgspec.Struct, frozen=True):
-    """What the receipt that opened a turn says of it."""
-
-    key: str
-    digest: bytes
-    duplicate_count: int
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -54,6 +47,50 @@ class Interval(msgspec.Struct, frozen=True):
     turn_id: int
     start: int
     end: int | None
+
+
+class Tally(msgspec.Struct):
+    """How much a check has looked at."""
+
+    actors: int = 0
+    turns: int = 0
+    edges: int = 0
+    live: int = 0
+
+
+def check_rows(rows: Rows, tally: Tally) -> Iterator[Violation]:
+    """Yield everything in a store that may not be, whatever made it; `tally` counts what was looked at."""
+    for where, what in rows.orphans():
+        yield Violation("no orphans", where, what)
+    for session in rows.sessions():
+        tally.actors += 1
+        yield from _check_actor(rows, session, tally)
+
+
+def _check_actor(rows: Rows, session: SessionRow, tally: Tally) -> Iterator[Violation]:
+    intervals: list[Interval] = []
+    started: list[int] = []
+    for turn in rows.turns(session.actor_id):
+        found = yield from _check_stored(rows, turn, tally)
+        intervals.extend(found)
+        if found or turn.row.state not in TERMINAL:
+            started.append(turn.row.turn_id)
+    where = str(session.address)
+    for one, other in overlaps(intervals):
+        yield Violation("one running turn", where, f"turns {one.turn_id} and {other.turn_id} ran at once")
+    for later, earlier in out_of_order(started, intervals):
+        yield Violation("order of acceptance", where, f"turn {later} started before turn {earlier}")
+
+
+def _check_stored(rows: Rows, turn: StoredTurn, tally: Tally) -> Generator[Violation, None, list[Interval]]:
+    """Yield what is wrong with a turn; return its runs."""
+    numbered = rows.edges(turn.row.turn_id)
+    tally.turns += 1
+    tally.edges += len(numbered)
+    tally.live += turn.row.state not in TERMINAL
+    deliverable = rows.deliverable(turn.row.turn_id)
+    yield from check_turn(turn.row, [edge for _, edge in numbered], deliverable, turn.receipt)
+    return runs(turn.row.turn_id, ((number, edge.kind) for number, edge in numbered))
 
 
 def check_turn(

@@ -12,7 +12,7 @@ from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["Chance", "Clock", "LiveTurn", "Marks", "Store"]
+__all__ = ["Chance", "Clock", "LiveTurn", "Marks", "Points", "Store"]
 
 
 class Clock(Protocol):
@@ -32,6 +32,20 @@ class Chance(Protocol):
 
     def token(self) -> str:
         """Return a name that no other store has."""
+        ...
+
+
+class Points(Protocol):
+    """The named points that a runtime passes, at each of which a test may stop the world."""
+
+    def reached(self, point: str, subject: str) -> None:
+        """Be told that a point is reached; what this raises ends the process as a kill would.
+
+        Args:
+            point: `effect.before` or `effect.after` the call of a tool that is not pure; a store under test adds
+                `commit.before` and `commit.after`.
+            subject: the effect's idempotency key.
+        """
         ...
 
 

@@ -24,7 +24,7 @@ from turnkeeper.kernel.errors import (
     TurnNotFound,
     WaitTokenInvalid,
 )
-from turnkeeper.kernel.ports import Chance, Clock
+from turnkeeper.kernel.ports import Chance, Clock, Points, Store
 from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.verdict import Stop
@@ -70,21 +70,23 @@ class Runtime:
 
     def __init__(
         self,
-        path: str | Path,
+        store: str | Path | Store,
         agents: Sequence[Agent],
         *,
         settings: Settings | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        points: Points | None = None,
     ) -> None:
         """Describe a runtime; nothing is touched before it is entered.
 
         Args:
-            path: the database file, made where it does not exist.
+            store: the database file, made where it does not exist; or a store of your own.
             agents: what `@agent` made. Live turns of agents not given here stay queued.
             settings: limits and durations.
             clock: wall time, for tests and simulations.
             chance: randomness, for tests and simulations.
+            points: told of each effect before and after its call, for tests that stop the world there.
 
         Raises:
             ValueError: two agents have one name.
@@ -96,17 +98,17 @@ class Runtime:
         self._settings = settings or Settings()
         self._clock = clock or SystemClock()
         self._chance = chance or SystemChance()
-        self._store = SqliteStore(
-            path,
-            synchronous=self._settings.synchronous,
-            store_id=self._chance.token(),
-            created_at=self._clock.time(),
-        )
+        self._points = points
+        self._store = self._file(store) if isinstance(store, str | Path) else store
         self._agents = by_id
         self._reception = Reception(by_id)
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    def _file(self, path: str | Path) -> Store:
+        store_id, created_at = self._chance.token(), self._clock.time()
+        return SqliteStore(path, synchronous=self._settings.synchronous, store_id=store_id, created_at=created_at)
 
     async def __aenter__(self) -> Self:
         """Take the file, recover, start.
@@ -122,6 +124,7 @@ class Runtime:
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
         node = Node(self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest)
+        node.points = self._points
         self._reception.serve(node)
         self._node = node
         self._root = asyncio.create_task(self._supervise(node), name="turnkeeper")

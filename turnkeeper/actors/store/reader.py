@@ -4,44 +4,18 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from turnkeeper.actors.store.file import check_file, explained, resolve
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import StorageFailed
-from turnkeeper.kernel.history import OpeningReceipt
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.rows import NumberedEdge, OpeningReceipt, SessionRow, StoredTurn
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["NumberedEdge", "Reader", "SessionRow", "StoredTurn"]
-
-
-class SessionRow(NamedTuple):
-    """A session agent and what it has done."""
-
-    actor_id: int
-    address: Address
-    turns: int
-    live: int
-    failed: int
-    last_at: float | None
-
-
-class StoredTurn(NamedTuple):
-    """A turn as stored, with its receipt. Times are wall time, s."""
-
-    row: TurnRow
-    receipt: OpeningReceipt | None
-    first_seen: float | None
-
-
-class NumberedEdge(NamedTuple):
-    """An edge with its number in the store's own order."""
-
-    number: int
-    edge: Edge
+__all__ = ["Reader"]
 
 
 class Reader:
