@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Deliverable
@@ -22,7 +24,7 @@ class SessionRow(NamedTuple):
     last_at: float | None
 
 
-class OpeningReceipt(NamedTuple):
+class OpeningReceipt(msgspec.Struct, frozen=True):
     """What the receipt that opened a turn says of it."""
 
     key: str
