@@ -1,16 +1,15 @@
-"""The store: its schema, its guards, and what a batch does with a point that is to be refused."""
+"""SQLite's store: its schema, its statements, what the database guards by itself, and how a batch is written."""
 
 import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,25 +17,13 @@ from hypothesis import strategies as st
 from turnkeeper.actors.store.batch import ORDER, BatchConnection, statement_name
 from turnkeeper.actors.store.file import APPLICATION_ID, migrate
 from turnkeeper.actors.store.sql import migrations, queries, schema
-from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.kernel import lifecycle, records
 from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed, Suspended
-from turnkeeper.kernel.errors import (
-    DeliverableRecorded,
-    KeyTaken,
-    LeaseHeld,
-    StaleEpoch,
-    StorageFailed,
-    TurnkeeperError,
-    TurnNotFound,
-    VersionConflict,
-)
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.lifecycle import Arrival
-from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow, ReceiptState
-from turnkeeper.kernel.records import ActorOpened, NodeStarted, ReceiptRetired, Record
-from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, fold
+from turnkeeper.kernel.receipt import STATE_OF
+from turnkeeper.kernel.records import ActorOpened, NodeStarted, Record
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
 LEASE = Lease(1, 145.0)
 KINDS: tuple[type[Record], ...] = get_args(Record)
@@ -60,16 +47,6 @@ WORLD: list[list[Record]] = [
     ENDED.records,
 ]
 """One node, three actors; turn 1 runs, turn 2 waits behind it, turn 3 has ended."""
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[SqliteStore]:
-    """An open store that holds WORLD."""
-    opened = SqliteStore(path, synchronous="OFF", store_id="a1b2", created_at=100.0)
-    await opened.open()
-    assert await opened.apply(WORLD) == {}
-    yield opened
-    await opened.close()
 
 
 def contents(path: Path) -> dict[str, list[Any]]:
@@ -164,69 +141,6 @@ def test_every_statement_fits_the_schema(name: str, tmp_path: Path) -> None:
     numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
         connection.execute(f"EXPLAIN {sql}", [None] * (max(numbered) if numbered else sql.count("?")))
-
-
-# ---------------------------------------------------------------- what is written is what is read
-
-
-async def test_what_is_written_is_what_is_read(store: SqliteStore) -> None:
-    """Rows, receipts, edges and deliverables come back as the decisions made them."""
-    edges = await store.edges(3)
-
-    assert [await store.turn(turn_id) for turn_id in (1, 2, 3)] == [RUNNING.row, QUEUED.row, ENDED.row]
-    assert await store.deliverable(3) == ENDED.records[0]
-    assert fold(OTHER_ACTOR, edges) == ENDED.row
-    assert [(edge.ordinal, type(edge.kind)) for edge in edges] == [(0, EdgeKind), (1, EdgeKind), (2, EdgeKind)]
-    assert await store.receipt(ACTOR, "key-1") == ReceiptRow(
-        1, ACTOR, "key-1", 1, b"digest", ReceiptState.PROCESSING, 0, 100.0, 100.0, 200.0
-    )
-    assert await store.actor_id(Address("", "session-10", "billing")) == ACTOR
-
-
-async def test_what_is_not_there_is_none(store: SqliteStore) -> None:
-    """Reading never makes anything up."""
-
-    assert await store.turn(99) is None
-    assert await store.deliverable(1) is None
-    assert await store.edges(99) == []
-    assert await store.receipt(ACTOR, "key-3") is None
-    assert await store.actor_id(Address("tenant", "session-10", "billing")) is None
-
-
-async def test_live_turns_are_listed_in_the_order_of_acceptance_with_what_recovery_needs(store: SqliteStore) -> None:
-    """Queued and running ones, with address and key; not those that have ended."""
-    live = await store.live_turns()
-
-    assert [turn.row for turn in live] == [RUNNING.row, QUEUED.row]
-    assert {turn.address for turn in live} == {Address("", "session-10", "billing")}
-    assert [(turn.key, turn.digest, turn.expires_at) for turn in live] == [
-        ("key-1", b"digest", 200.0),
-        ("key-2", b"digest", 200.0),
-    ]
-
-
-async def test_a_store_opened_again_goes_on_counting_where_it_stopped(store: SqliteStore, path: Path) -> None:
-    """Its name stays its own; ids continue."""
-    await store.close()
-    again = SqliteStore(path, synchronous="OFF", store_id="c3d4", created_at=900.0)
-    marks = await again.open()
-    await again.close()
-
-    assert msgspec.structs.astuple(marks) == ("a1b2", 1, NEIGHBOUR, 3)
-
-
-async def test_a_receipt_counts_its_duplicates_and_says_what_its_turn_says(store: SqliteStore) -> None:
-    """State by view, count by statement; the key of a retired receipt stands for nothing."""
-    _, dropped = lifecycle.drop_duplicate(None, 3, 3, 150.0)
-    assert await store.apply([dropped, dropped]) == {}
-    counted = await store.receipt(OTHER_ACTOR, "key-3")
-    assert await store.apply([[ReceiptRetired(3)]]) == {}
-
-    assert counted is not None
-    assert (counted.duplicate_count, counted.last_seen, counted.state) == (2, 150.0, ReceiptState.COMPLETED)
-    assert [edge.kind for edge in await store.edges(3)][3:] == [EdgeKind.DUPLICATE_DROPPED] * 2
-    assert [edge.ordinal for edge in await store.edges(3)] == [0, 1, 2, 3, 4]
-    assert await store.receipt(OTHER_ACTOR, "key-3") is None
 
 
 # ---------------------------------------------------------------- the database guards the contract by itself
@@ -326,131 +240,7 @@ def test_a_receipts_state_is_its_turns_in_other_words(move: str, state: TurnStat
     assert found == (STATE_OF[state].value,)
 
 
-# ---------------------------------------------------------------- the guilty point of a batch
-
-
-def changed(row: TurnRow, **facts: Any) -> TurnRow:
-    return msgspec.structs.replace(row, **facts)
-
-
-RAN = RUNNING.row
-GUILTY: dict[str, tuple[Sequence[Record], TurnkeeperError]] = {
-    "a move from an older epoch": (
-        lifecycle.end(changed(RAN, epoch=0), EdgeKind.TURN_COMPLETED, b"\x2a", 102.0).records,
-        StaleEpoch(1, 0),
-    ),
-    "an edge of an older epoch": (
-        lifecycle.observe(changed(RAN, epoch=0), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
-        StaleEpoch(1, 0),
-    ),
-    "an edge of no turn": (
-        lifecycle.observe(changed(RAN, turn_id=99), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
-        StaleEpoch(99, 1),
-    ),
-    "a lease from an older epoch": (
-        lifecycle.acquire(changed(QUEUED.row, epoch=7), LEASE, 102.0).records,
-        StaleEpoch(2, 7),
-    ),
-    "an inbound under a taken key": (lifecycle.accept(arrival(4, key="key-1"), None).records, KeyTaken("key-1")),
-    "a new turn beside a running one": (lifecycle.accept(arrival(4), LEASE).records, LeaseHeld(ACTOR)),
-    "a lease beside a running turn": (lifecycle.acquire(QUEUED.row, LEASE, 102.0).records, LeaseHeld(ACTOR)),
-    "a second deliverable": (
-        lifecycle.end(STARTED.row, EdgeKind.TURN_FAILED, b"\x93", 102.0).records,
-        DeliverableRecorded(3),
-    ),
-    "an edge where one stands": (
-        lifecycle.observe(changed(RAN, edges=1), EdgeKind.MODEL_ATTEMPT, None, 102.0).records,
-        VersionConflict(1, 1),
-    ),
-    "a receipt retired that is not there": ([ReceiptRetired(99)], VersionConflict(99, 0)),
-    "a duplicate of no receipt": (lifecycle.drop_duplicate(None, 99, 1, 102.0)[1], VersionConflict(99, 0)),
-    "a duplicate of no turn": (lifecycle.drop_duplicate(None, 1, 99, 102.0)[1], TurnNotFound(99)),
-}
-UNSTORABLE: dict[str, Sequence[Record]] = {
-    "a lone surrogate": [ActorOpened(11, "", "\ud800", "billing")],
-    "an integer past 64 bits": [NodeStarted(2, 2**63, 0.0, 0.0)],
-    "a value of no stored type": [NodeStarted(2, object(), 0.0, 0.0)],  # type: ignore[arg-type]
-    "a value of another type": [NodeStarted(2, "x", 0.0, 0.0)],  # type: ignore[arg-type]
-    "a turn of no actor": lifecycle.accept(arrival(4, actor_id=99), None).records,
-}
-
-
-def neighbours(count: int) -> list[list[Record]]:
-    return [lifecycle.accept(arrival(100 + number, NEIGHBOUR), None).records for number in range(count)]
-
-
-async def beside(store: SqliteStore, path: Path, guilty: Sequence[Record]) -> dict[int, TurnkeeperError]:
-    """Apply a guilty point in the middle of many good ones; check that only it is missing; return the refusals."""
-    good = neighbours(40)
-    twin = path.with_name("twin.db")
-    other = SqliteStore(twin, synchronous="OFF", store_id="a1b2", created_at=100.0)
-    await other.open()
-    await other.apply([*WORLD, *good])
-    await other.close()
-
-    rejected = await store.apply([*good[:20], guilty, *good[20:]])
-
-    assert contents(path) == contents(twin), "the store is not as if the guilty point had never been"
-    return dict(rejected)
-
-
-@pytest.mark.parametrize("guilty", GUILTY)
-async def test_one_guilty_point_fails_alone_and_is_told_why(guilty: str, store: SqliteStore, path: Path) -> None:
-    """The others of its batch stand, nothing of it does, and the error names the fact."""
-    point, expected = GUILTY[guilty]
-    rejected = await beside(store, path, point)
-
-    assert list(rejected) == [20]
-    assert type(rejected[20]) is type(expected)
-    assert vars(rejected[20]) == vars(expected)
-
-
-@pytest.mark.parametrize("guilty", UNSTORABLE)
-async def test_one_point_that_cannot_be_stored_fails_alone(guilty: str, store: SqliteStore, path: Path) -> None:
-    """A value that SQLite cannot take is its own point's failure, not the batch's."""
-    rejected = await beside(store, path, UNSTORABLE[guilty])
-
-    assert list(rejected) == [20]
-    assert isinstance(rejected[20], StorageFailed)
-
-
-async def test_several_guilty_points_fail_each_for_its_own_reason(store: SqliteStore) -> None:
-    """Points are told apart by their place in the batch."""
-    good = neighbours(len(GUILTY))
-    batch = [point for pair in zip(good, (point for point, _ in GUILTY.values()), strict=True) for point in pair]
-    rejected = await store.apply(batch)
-
-    assert list(rejected) == list(range(1, len(batch), 2))
-    assert [type(error) for error in rejected.values()] == [type(expected) for _, expected in GUILTY.values()]
-    assert [await store.turn(100 + number) is None for number in range(len(good))] == [False] * len(good)
-
-
-async def test_a_batch_without_guilt_after_one_with_has_no_refusals(store: SqliteStore) -> None:
-    """Every batch answers for itself, the empty one too."""
-    point, _ = GUILTY["an inbound under a taken key"]
-    assert list(await store.apply([point])) == [0]
-
-    assert await store.apply([]) == {}
-    assert await store.apply(neighbours(1)) == {}
-
-
-async def test_a_key_with_a_nul_character_is_another_key(store: SqliteStore) -> None:
-    """Text is stored whole: nothing ends at a NUL."""
-    batch = [
-        lifecycle.accept(arrival(4, key="key\0a"), None).records,
-        lifecycle.accept(arrival(5, key="key\0b"), None).records,
-    ]
-    assert await store.apply(batch) == {}
-    found = [await store.receipt(ACTOR, key) for key in ("key\0a", "key\0b", "key")]
-
-    assert [known and (known.key, known.turn_id) for known in found] == [("key\0a", 4), ("key\0b", 5), None]
-
-
-async def test_a_receipt_retired_twice_is_refused_the_second_time(store: SqliteStore) -> None:
-    """Of two that want to renew one key, one wins and the other is told."""
-    rejected = await store.apply([[ReceiptRetired(3)], [ReceiptRetired(3)]])
-
-    assert {number: type(error) for number, error in rejected.items()} == {1: VersionConflict}
+# ---------------------------------------------------------------- a batch is its points, one after another
 
 
 def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> None:
@@ -482,18 +272,6 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
     assert connection.rejected == {}
     assert statements.count("COMMIT") == 1
     assert not [statement for statement in statements if "SAVEPOINT" in statement]
-
-
-async def test_a_turn_and_its_successor_change_places_in_one_point(store: SqliteStore) -> None:
-    """The end of one and the lease of the next are one commit: the slot is freed before it is taken."""
-    ended = lifecycle.end(RUNNING.row, EdgeKind.TURN_COMPLETED, b"\x2a", 102.0)
-    acquired = lifecycle.acquire(QUEUED.row, LEASE, 102.0)
-
-    assert await store.apply([[*ended.records, *acquired.records]]) == {}
-    assert [await store.turn(1), await store.turn(2)] == [ended.row, acquired.row]
-
-
-# ---------------------------------------------------------------- a batch is its points, one after another
 
 
 class Writer:

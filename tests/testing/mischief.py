@@ -1,0 +1,189 @@
+"""Mischief: what runtimes submit to a store, and the same with something wrong in it; both by a seed."""
+
+from random import Random
+from typing import Any
+
+import msgspec
+
+from turnkeeper.kernel import lifecycle, records
+from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed, Suspended
+from turnkeeper.kernel.lease import Lease
+from turnkeeper.kernel.lifecycle import Arrival, Change
+from turnkeeper.kernel.receipt import payload_digest
+from turnkeeper.kernel.records import ActorOpened, NodeStarted, Record
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.testing.memory import Disk
+
+PAYLOAD = b"\x01"
+FAILURE = msgspec.msgpack.encode(["E", "m", ""])
+KEYS = ["a", "b", "", "key\0a", "key\0b", "\U0001f9ea", "e\u0301", "\u00e9"]
+ENDS = [EdgeKind.TURN_COMPLETED, EdgeKind.TURN_FAILED, EdgeKind.TURN_CANCELLED]
+INTS = [-1, 1, 2, 3, 4, 2**40, 2**63, -(2**63) - 1]
+TIMES = [0.0, -1.5, 7, 1e300, float("inf"), float("nan"), 2**63]
+STATES = [*(state.value for state in TurnState), "paused", ""]
+TEXTS = [*KEYS, *STATES, *(kind.value for kind in EdgeKind), "\ud800", "odd"]
+
+
+class Traffic:
+    """What runtimes may submit: lawful decisions on the rows as they are believed to be."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.rows: dict[int, TurnRow] = {}
+        self.receipts: dict[int, tuple[int, str]] = {}
+        self.old: list[TurnRow] = []
+        self.actors: set[int] = set()
+        self.boot_id = 0
+        self.turn_id = 0
+
+    def believe(self, disk: Disk) -> None:
+        """Believe what stands."""
+        self.rows = {turn_id: disk.turn_row(turn) for turn_id, turn in disk.turns.items()}
+        self.receipts = {number: (row.actor_id, row.key) for number, row in disk.receipts.items() if not row.retired}
+        self.actors = set(disk.actors)
+        self.boot_id = max(disk.nodes, default=0)
+
+    def point(self) -> list[Record]:
+        """Return the next lawful point."""
+        draw = self.chance.random()
+        if self.boot_id == 0 or draw < 0.02:
+            self.boot_id += 1
+            return [NodeStarted(self.boot_id, 4242, 100.0, 145.0)]
+        if draw < 0.05:
+            return [records.NodeBeat(150.0, self.boot_id)]
+        if draw < 0.06:
+            return [records.NodeStopped(151.0, self.boot_id)]
+        live = [row for row in self.rows.values() if row.state not in TERMINAL]
+        if draw < 0.3 or not live:
+            return self._accept()
+        if draw < 0.4:
+            return self._duplicate()
+        return self._move(self.chance.choice(live))
+
+    def _accept(self) -> list[Record]:
+        """Accept an inbound under a key that may be taken, or is renewed."""
+        self.turn_id += 1
+        actor_id, key = self.chance.randrange(1, 4), self.chance.choice([*KEYS, f"key-{self.turn_id}"])
+        holder = next((number for number, held in self.receipts.items() if held == (actor_id, key)), None)
+        retired = holder if self.chance.random() < 0.7 else None
+        opened: list[Record] = []
+        if actor_id not in self.actors:
+            self.actors.add(actor_id)
+            opened = [ActorOpened(actor_id, "", f"session-{actor_id}", "billing")]
+        arrival = Arrival(self.turn_id, actor_id, key, PAYLOAD, payload_digest(PAYLOAD), 100.0, 200.0)
+        change = lifecycle.accept(arrival, None if self._live(actor_id) else self._lease(), retired)
+        if holder is None or retired is not None:
+            self.rows[self.turn_id] = change.row
+            self.receipts.pop(holder or 0, None)
+            self.receipts[self.turn_id] = (actor_id, key)
+        return [*opened, *change.records]
+
+    def _duplicate(self) -> list[Record]:
+        row = self.chance.choice(list(self.rows.values()))
+        if row.state in TERMINAL:
+            return lifecycle.drop_duplicate(None, row.turn_id, row.turn_id, 103.0)[1]
+        after, dropped = lifecycle.drop_duplicate(row, row.turn_id, row.turn_id, 103.0)
+        self.rows[row.turn_id] = after or row
+        return dropped
+
+    def _move(self, row: TurnRow) -> list[Record]:
+        """Move the first live turn of a turn's actor; now and then fail or cancel one that waits behind it."""
+        head = min(self._live(row.actor_id), key=lambda one: one.turn_id)
+        if row is not head and self.chance.random() < 0.2:
+            return self._take(lifecycle.end(row, self.chance.choice(ENDS[1:]), FAILURE, 102.0))
+        return self._take(self._decide(head))
+
+    def _decide(self, row: TurnRow) -> Change:  # noqa: PLR0911 - one line a case
+        """Decide on a live turn: anything that is legal for it."""
+        choice = self.chance.randrange(6)
+        match row.state:
+            case TurnState.QUEUED if choice:
+                return lifecycle.acquire(row, self._lease(), 102.0)
+            case TurnState.SUSPENDED if choice:
+                return lifecycle.resume(row, self._lease(), Resumed(self.boot_id, 145.0), 102.0)
+            case TurnState.RUNNING if choice == 1:
+                return lifecycle.requeue(row, Requeued("retry", self.chance.choice([None, 130.0])), 102.0)
+            case TurnState.RUNNING if choice == 2:
+                return lifecycle.suspend(row, Suspended("approval", 900.0), 102.0)
+            case TurnState.RUNNING if choice > 3:
+                return lifecycle.observe(row, EdgeKind.MODEL_ATTEMPT, None, 102.0)
+            case TurnState.RUNNING:
+                return lifecycle.end(row, self.chance.choice(ENDS), FAILURE, 102.0)
+            case _:
+                return lifecycle.end(row, self.chance.choice(ENDS[1:]), FAILURE, 102.0)
+
+    def _take(self, change: Change) -> list[Record]:
+        self.old.append(self.rows[change.row.turn_id])
+        self.rows[change.row.turn_id] = change.row
+        return change.records
+
+    def stale(self) -> list[Record]:
+        """Return a decision on a turn as it was, by somebody who does not know that it has moved."""
+        return self._decide(self.chance.choice(self.old)).records if self.old else self.point()
+
+    def _lease(self) -> Lease:
+        return Lease(self.boot_id, 145.0)
+
+    def _live(self, actor_id: int) -> list[TurnRow]:
+        return [row for row in self.rows.values() if row.actor_id == actor_id and row.state not in TERMINAL]
+
+
+class Mischief:
+    """What nobody should submit: lawful points with something wrong in them."""
+
+    def __init__(self, seed: int) -> None:
+        self.traffic = Traffic(seed)
+        self.chance = Random(f"mischief {seed}")
+        self.said: list[list[Record]] = []
+
+    def batch(self) -> list[list[Record]]:
+        """Return the next batch."""
+        points = [self._point() for _ in range(self.chance.choice([1, 1, 2, 3, 5, 8]))]
+        if self.chance.random() < 0.1:
+            self.chance.shuffle(points)
+        return points
+
+    def _point(self) -> list[Record]:
+        chance = self.chance
+        point = self.traffic.stale() if chance.random() < 0.1 else self.traffic.point()
+        if self.said and chance.random() < 0.05:
+            point = chance.choice(self.said)
+        self.said.append(point)
+        if chance.random() < 0.4:
+            point = chance.choice([self._shuffled, self._spliced, self._thinned, self._doubled, *[self._bent] * 4])(
+                point
+            )
+        return point
+
+    def _shuffled(self, point: list[Record]) -> list[Record]:
+        return self.chance.sample(point, len(point))
+
+    def _spliced(self, point: list[Record]) -> list[Record]:
+        return [*point, *self.chance.choice(self.said)]
+
+    def _thinned(self, point: list[Record]) -> list[Record]:
+        return [record for record in point if self.chance.random() < 0.6]
+
+    def _doubled(self, point: list[Record]) -> list[Record]:
+        return [*point, self.chance.choice(point)]
+
+    def _bent(self, point: list[Record]) -> list[Record]:
+        """Give one field of one record another value of its type."""
+        place = self.chance.randrange(len(point))
+        record = point[place]
+        field = self.chance.choice(msgspec.structs.fields(type(record)))
+        bent = msgspec.structs.replace(record, **{field.name: self._value(field, getattr(record, field.name))})
+        return [*point[:place], bent, *point[place + 1 :]]
+
+    def _value(self, field: msgspec.structs.FieldInfo, before: Any) -> Any:
+        chance = self.chance
+        if field.type in {int | None, float | None} and before is not None and chance.random() < 0.4:
+            return None
+        if field.name in {"state", "outcome"}:
+            return chance.choice(STATES)
+        if field.type in {int, int | None}:
+            near = [before + step for step in (-1, 1)] if before is not None and abs(before) < 2**32 else []
+            return chance.choice([value for value in (*INTS, *near, *near, *near) if value])
+        if field.type in {float, float | None}:
+            return chance.choice(TIMES)
+        return chance.choice(TEXTS if field.type is str else [b"", b"\xff\xc1"])

@@ -1,0 +1,147 @@
+"""The store in memory: one process's handle on a disk."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import msgspec
+
+from turnkeeper.kernel.edge import Edge, EdgeKind
+from turnkeeper.kernel.errors import StorageFailed, StoreInUse, TurnkeeperError
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import LiveTurn, Marks
+from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
+from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.testing.memory.disk import Disk
+from turnkeeper.testing.memory.transaction import write
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A store on a `Disk`; see `kernel.ports.Store`. Points are applied one after another, in one step.
+
+    A point's records are applied in their order. SQLite's store is laxer in one respect: a batch whose records all
+    fit if sorted by kind stands there, even where a record of it came before what it needs.
+    """
+
+    __slots__ = ("_dead", "_disk", "_pause", "path")
+
+    def __init__(self, disk: Disk, *, pause: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Take the disk; nothing is owned before `open`.
+
+        Args:
+            disk: where the rows are.
+            pause: awaited before a commit, again once it stands, and before each read: latency, and the moments at
+                which the process can be killed.
+        """
+        self.path = "memory"
+        self._disk = disk
+        self._pause = pause
+        self._dead = False
+
+    async def open(self) -> Marks:
+        """Take the disk.
+
+        Raises:
+            StoreInUse: another store has it, or this one has it already.
+            StorageFailed: the store's process was killed.
+        """
+        disk = self._disk
+        if self._dead:
+            raise self._unusable()
+        if disk.owner is not None:
+            raise StoreInUse(self.path, "another store")
+        disk.owner = self
+        boot_id, actor_id, receipt_id = (max(table, default=0) for table in (disk.nodes, disk.actors, disk.receipts))
+        return Marks(disk.store_id, boot_id, actor_id, receipt_id)
+
+    async def close(self) -> None:
+        """Give the disk back. Does nothing where it is not held: twice, after a failed `open`, or after `die`."""
+        if self._disk.owner is self:
+            self._disk.owner = None
+
+    def die(self) -> None:
+        """Be killed: the disk is free at once, and nothing that this store still tries lands or is answered."""
+        self._dead = True
+        if self._disk.owner is self:
+            self._disk.owner = None
+
+    async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
+        """Write the commit points; see `Store.apply`.
+
+        Raises:
+            StorageFailed: the store is closed, or its process was killed; then the points stand or do not.
+        """
+        await self._ready()
+        rejected = write(self._disk, points)
+        if self._pause is not None:
+            await self._pause()
+        if self._dead:
+            raise self._unusable()
+        return rejected
+
+    async def live_turns(self) -> list[LiveTurn]:
+        """Return every live turn, in the order of acceptance."""
+        await self._ready()
+        disk = self._disk
+        live: list[LiveTurn] = []
+        for turn_id, turn in sorted(disk.turns.items()):
+            receipt = disk.receipts.get(turn_id)
+            if turn.state not in TERMINAL and receipt is not None:
+                address = disk.actors[turn.actor_id]
+                live.append(LiveTurn(disk.turn_row(turn), address, receipt.key, receipt.digest, receipt.expires_at))
+        return live
+
+    async def actor_id(self, address: Address) -> int | None:
+        """Return the id of an actor that has been spoken to before."""
+        await self._ready()
+        return self._disk.addresses.get(address)
+
+    async def receipt(self, actor_id: int, key: str) -> ReceiptRow | None:
+        """Return the receipt a key stands for now."""
+        await self._ready()
+        receipt_id = self._disk.keys.get((actor_id, key))
+        if receipt_id is None:
+            return None
+        found = self._disk.receipts[receipt_id]
+        return ReceiptRow(
+            receipt_id,
+            actor_id,
+            key,
+            found.turn_id,
+            found.digest,
+            STATE_OF[TurnState(self._disk.turns[found.turn_id].state)],
+            found.duplicate_count,
+            found.first_seen,
+            found.last_seen,
+            found.expires_at,
+        )
+
+    async def turn(self, turn_id: int) -> TurnRow | None:
+        """Return a turn as stored."""
+        await self._ready()
+        found = self._disk.turns.get(turn_id)
+        return None if found is None else self._disk.turn_row(found)
+
+    async def edges(self, turn_id: int) -> list[Edge]:
+        """Return a turn's edges in order."""
+        await self._ready()
+        edges = sorted(self._disk.edges.get(turn_id, {}).items())
+        return [msgspec.structs.replace(edge, kind=EdgeKind(edge.kind)) for _, (_, edge) in edges]
+
+    async def deliverable(self, turn_id: int) -> Deliverable | None:
+        """Return a turn's deliverable once it has one."""
+        await self._ready()
+        return self._disk.deliverables.get(turn_id)
+
+    async def _ready(self) -> None:
+        """Pause; refuse who does not own the disk before it, and who no longer owns it after it."""
+        if self._disk.owner is not self:
+            raise self._unusable()
+        if self._pause is not None:
+            await self._pause()
+            if self._disk.owner is not self:
+                raise self._unusable()
+
+    def _unusable(self) -> StorageFailed:
+        return StorageFailed(self.path, "the process was killed" if self._dead else "the store is closed")

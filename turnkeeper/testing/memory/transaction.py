@@ -1,0 +1,339 @@
+"""The transaction: what each record does to a disk, which of them are refused, and why."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+import msgspec
+
+from turnkeeper.kernel import records
+from turnkeeper.kernel.edge import Edge, EdgeKind
+from turnkeeper.kernel.errors import (
+    DeliverableRecorded,
+    KeyTaken,
+    LeaseHeld,
+    StaleEpoch,
+    StorageFailed,
+    TurnkeeperError,
+    TurnNotFound,
+    VersionConflict,
+)
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.records import Record
+from turnkeeper.kernel.rows import NumberedEdge
+from turnkeeper.kernel.turn import TERMINAL, TurnState
+from turnkeeper.testing.memory.disk import Disk, Node, Receipt, Turn
+
+__all__ = ["write"]
+
+
+_INT_END: Final = 1 << 63
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and -_INT_END <= value < _INT_END
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+def _is_blob(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_FITS: Final[Mapping[object, Callable[[object], bool]]] = MappingProxyType(
+    {
+        int: _is_int,
+        int | None: lambda value: value is None or _is_int(value),
+        float: _is_real,
+        float | None: lambda value: value is None or _is_real(value),
+        str: _is_text,
+        bytes: _is_blob,
+    }
+)
+
+
+def _refused(record: Record, why: str) -> StorageFailed:
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(record).__name__).lower()
+    return StorageFailed("store", f"{name} was refused: {why}")
+
+
+def _require(holds: bool, record: Record, why: str) -> None:
+    if not holds:
+        raise _refused(record, why)
+
+
+def _require_times(record: Record, *times: float) -> None:
+    """Refuse a time that is no number: a database stores it as no value."""
+    for time in times:
+        _require(not math.isnan(time), record, "a time is not a number")
+
+
+def _or_nothing(time: float | None) -> float | None:
+    return None if time is None or math.isnan(time) else time
+
+
+_ABSENT: Final = object()
+
+
+class _Transaction:
+    """Changes a disk. Every change is noted with what was there before, so that it can be undone."""
+
+    __slots__ = ("_disk", "_undo")
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+
+    def mark(self) -> int:
+        """Return the moment to which `roll_back` leads back."""
+        return len(self._undo)
+
+    def roll_back(self, mark: int) -> None:
+        """Undo what was done since a mark."""
+        undo = self._undo
+        while len(undo) > mark:
+            table, key, before = undo.pop()
+            if before is _ABSENT:
+                del table[key]
+            else:
+                table[key] = before
+
+    def _put(self, table: dict[Any, Any], key: object, value: object) -> None:
+        self._undo.append((table, key, table.get(key, _ABSENT)))
+        table[key] = value
+
+    def _drop(self, table: dict[Any, Any], key: object) -> None:
+        self._undo.append((table, key, table.pop(key)))
+
+    # ------------------------------------------------------------ nodes, actors, receipts
+
+    def node_started(self, record: records.NodeStarted) -> None:
+        _require_times(record, record.started_at, record.lease_until)
+        _require(record.boot_id not in self._disk.nodes, record, "the boot has started already")
+        node = Node(record.boot_id, record.pid, record.started_at, record.lease_until)
+        self._put(self._disk.nodes, record.boot_id, node)
+
+    def node_beat(self, record: records.NodeBeat) -> None:
+        node = self._node(record.boot_id, record)
+        _require_times(record, record.lease_until)
+        self._put(self._disk.nodes, record.boot_id, _replace(node, lease_until=record.lease_until))
+
+    def node_stopped(self, record: records.NodeStopped) -> None:
+        node = self._node(record.boot_id, record)
+        self._put(self._disk.nodes, record.boot_id, _replace(node, stopped_at=_or_nothing(record.stopped_at)))
+
+    def actor_opened(self, record: records.ActorOpened) -> None:
+        address = Address(record.tenant, record.session_id, record.agent_id)
+        _require(record.actor_id not in self._disk.actors, record, "the id has an actor already")
+        _require(address not in self._disk.addresses, record, "the address has an actor already")
+        self._put(self._disk.actors, record.actor_id, address)
+        self._put(self._disk.addresses, address, record.actor_id)
+
+    def receipt_accepted(self, record: records.ReceiptAccepted) -> None:
+        _require_times(record, record.first_seen, record.last_seen, record.expires_at)
+        if record.receipt_id in self._disk.receipts or (record.actor_id, record.key) in self._disk.keys:
+            raise KeyTaken(record.key)
+        _require(record.actor_id in self._disk.actors, record, "there is no such actor")
+        _require(record.turn_id in self._disk.turns, record, "there is no such turn")
+        self._put(self._disk.receipts, record.receipt_id, Receipt(*msgspec.structs.astuple(record)))
+        self._put(self._disk.keys, (record.actor_id, record.key), record.receipt_id)
+
+    def receipt_seen(self, record: records.ReceiptSeen) -> None:
+        receipt = self._disk.receipts.get(record.receipt_id)
+        if receipt is None:
+            raise VersionConflict(record.receipt_id, 0)
+        _require_times(record, record.last_seen)
+        seen = _replace(receipt, duplicate_count=receipt.duplicate_count + 1, last_seen=record.last_seen)
+        self._put(self._disk.receipts, record.receipt_id, seen)
+
+    def receipt_retired(self, record: records.ReceiptRetired) -> None:
+        receipt = self._disk.receipts.get(record.receipt_id)
+        if receipt is None or receipt.retired:
+            raise VersionConflict(record.receipt_id, 0)
+        self._put(self._disk.receipts, record.receipt_id, _replace(receipt, retired=True))
+        self._drop(self._disk.keys, (receipt.actor_id, receipt.key))
+
+    # ------------------------------------------------------------ turns
+
+    def turn_inserted(self, record: records.TurnInserted) -> None:
+        disk, running = self._disk, record.state == TurnState.RUNNING
+        _require(running or record.state == TurnState.QUEUED, record, f"no turn begins as {record.state}")
+        _require(running == (record.boot_id is not None), record, "a turn has an owner while it runs, and only then")
+        if record.turn_id in disk.turns or (running and record.actor_id in disk.running):
+            raise LeaseHeld(record.actor_id)
+        _require(record.actor_id in disk.actors, record, "there is no such actor")
+        if running:
+            self._node(record.boot_id, record)
+            self._put(disk.running, record.actor_id, record.turn_id)
+        self._put(disk.turns, record.turn_id, Turn(*msgspec.structs.astuple(record)))
+        self._put(disk.edges, record.turn_id, {})
+
+    def turn_released(self, record: records.TurnReleased) -> None:
+        turn = self._guarded(record)
+        due_at, delivered = _or_nothing(record.due_at), record.deliverable_id is not None
+        _require(record.state in _STATES, record, f"{record.state} is no state")
+        _require(record.state != TurnState.RUNNING, record, "a turn that runs has an owner")
+        _require(record.state != TurnState.SUSPENDED or due_at is not None, record, "a wait has a deadline")
+        _require((record.state in TERMINAL) == delivered, record, "a turn has a deliverable once it ends, not before")
+        _require(record.deliverable_id in {None, record.turn_id}, record, "a deliverable is its own turn's")
+        _require(not delivered or record.turn_id in self._disk.deliverables, record, "there is no such deliverable")
+        if turn.state == TurnState.RUNNING:
+            self._drop(self._disk.running, turn.actor_id)
+        after = Turn(
+            turn.turn_id,
+            turn.actor_id,
+            record.state,
+            record.epoch,
+            record.version,
+            record.attempt,
+            None,
+            due_at,
+            record.deliverable_id,
+        )
+        self._put(self._disk.turns, turn.turn_id, after)
+
+    def turn_acquired(self, record: records.TurnAcquired) -> None:
+        turn = self._guarded(record)
+        _require(turn.deliverable_id is None, record, "a turn that has ended does not run again")
+        if self._disk.running.get(turn.actor_id, turn.turn_id) != turn.turn_id:
+            raise LeaseHeld(turn.actor_id)
+        self._node(record.boot_id, record)
+        after = Turn(
+            turn.turn_id,
+            turn.actor_id,
+            TurnState.RUNNING._value_,
+            record.epoch,
+            record.version,
+            turn.attempt,
+            record.boot_id,
+        )
+        self._put(self._disk.turns, turn.turn_id, after)
+        self._put(self._disk.running, turn.actor_id, turn.turn_id)
+
+    def deliverable(self, record: records.Deliverable) -> None:
+        _require_times(record, record.at)
+        _require(record.outcome in TERMINAL, record, f"{record.outcome} is no end")
+        if record.turn_id in self._disk.deliverables:
+            raise DeliverableRecorded(record.turn_id)
+        _require(record.turn_id in self._disk.turns, record, "there is no such turn")
+        self._put(self._disk.deliverables, record.turn_id, record)
+
+    # ------------------------------------------------------------ edges
+
+    def edge_appended(self, record: records.EdgeAppended) -> None:
+        turn = self._disk.turns.get(record.turn_id)
+        if turn is None or turn.epoch != record.fence:
+            raise StaleEpoch(record.turn_id, record.fence)
+        _require_times(record, record.at)
+        if record.ordinal in self._disk.edges[record.turn_id]:
+            raise VersionConflict(record.turn_id, record.ordinal)
+        self._append(record, record.ordinal, record.epoch)
+
+    def edge_appended_late(self, record: records.EdgeAppendedLate) -> None:
+        turn = self._disk.turns.get(record.turn_id)
+        if turn is None:
+            raise TurnNotFound(record.turn_id)
+        _require_times(record, record.at)
+        edges = self._disk.edges[record.turn_id]
+        _require(bool(edges), record, "the turn has no edge to follow")
+        self._append(record, max(edges) + 1, turn.epoch)
+
+    def _append(self, record: records.EdgeAppended | records.EdgeAppendedLate, ordinal: int, epoch: int) -> None:
+        kind = cast("EdgeKind", record.kind)  # as written, known or not: whoever reads it finds out
+        edge = Edge(record.turn_id, ordinal, kind, epoch, record.at, record.detail)
+        number = self._disk.counts["edges"] + 1
+        self._put(self._disk.counts, "edges", number)
+        self._put(self._disk.edges[record.turn_id], ordinal, NumberedEdge(number, edge))
+
+    # ------------------------------------------------------------ what several need
+
+    def _node(self, boot_id: int | None, record: Record) -> Node:
+        """Return a node that has started."""
+        node = None if boot_id is None else self._disk.nodes.get(boot_id)
+        if node is None:
+            raise _refused(record, "there is no such boot")
+        return node
+
+    def _guarded(self, record: records.TurnReleased | records.TurnAcquired) -> Turn:
+        """Return the turn, if it is where the record moves it from."""
+        turn = self._disk.turns.get(record.turn_id)
+        if turn is None or (turn.epoch, turn.version) != (record.epoch_before, record.version_before):
+            raise StaleEpoch(record.turn_id, record.epoch_before)
+        return turn
+
+
+_STATES: Final = frozenset(TurnState)
+_replace: Final = msgspec.structs.replace
+_APPLY: Final[Mapping[type[Record], Callable[[_Transaction, Any], None]]] = MappingProxyType(
+    {
+        records.NodeStarted: _Transaction.node_started,
+        records.NodeBeat: _Transaction.node_beat,
+        records.NodeStopped: _Transaction.node_stopped,
+        records.ActorOpened: _Transaction.actor_opened,
+        records.ReceiptAccepted: _Transaction.receipt_accepted,
+        records.ReceiptSeen: _Transaction.receipt_seen,
+        records.ReceiptRetired: _Transaction.receipt_retired,
+        records.TurnInserted: _Transaction.turn_inserted,
+        records.TurnReleased: _Transaction.turn_released,
+        records.TurnAcquired: _Transaction.turn_acquired,
+        records.EdgeAppended: _Transaction.edge_appended,
+        records.EdgeAppendedLate: _Transaction.edge_appended_late,
+        records.Deliverable: _Transaction.deliverable,
+    }
+)
+_COLUMNS: Final[Mapping[type[Record], tuple[tuple[str, Callable[[object], bool]], ...]]] = MappingProxyType(
+    {kind: tuple((field.name, _FITS[field.type]) for field in msgspec.structs.fields(kind)) for kind in _APPLY}
+)
+
+
+def write(disk: Disk, points: Iterable[Sequence[Record]]) -> dict[int, TurnkeeperError]:
+    """Apply each point wholly or, where one of its records is refused, not at all; return the refusals."""
+    rejected: dict[int, TurnkeeperError] = {}
+    transaction = _Transaction(disk)
+    try:
+        for number, point in enumerate(points):
+            mark = transaction.mark()
+            refusal = _write_point(transaction, point)
+            if refusal is not None:
+                rejected[number] = refusal
+                transaction.roll_back(mark)
+    except BaseException:
+        transaction.roll_back(0)
+        raise
+    return rejected
+
+
+def _write_point(transaction: _Transaction, point: Sequence[Record]) -> TurnkeeperError | None:
+    for record in point:
+        kind = type(record)
+        try:
+            for (name, fits), value in zip(_COLUMNS[kind], msgspec.structs.astuple(record), strict=True):
+                if not fits(value):
+                    raise _refused(record, f"{name} cannot be stored")
+            _APPLY[kind](transaction, record)
+        except TurnkeeperError as error:
+            return _told(record, error)
+    return None
+
+
+def _told(record: Record, error: TurnkeeperError) -> TurnkeeperError:
+    """Return what its writer is told: a receipt that cannot be changed, for whatever reason, is not as it was read."""
+    match record:
+        case records.ReceiptSeen(receipt_id=receipt_id) | records.ReceiptRetired(receipt_id=receipt_id):
+            return VersionConflict(receipt_id, 0)
+        case _:
+            return error
