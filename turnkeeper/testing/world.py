@@ -4,11 +4,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
+import msgspec
+
 from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.supervisors.runtime import Runtime
+from turnkeeper.testing.violated import Violated
 
-__all__ = ["Life", "World"]
+__all__ = ["Life", "Load", "World"]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scenario is asked to do; it may use what it understands.
+
+    Args:
+        hours: virtual hours for which work arrives.
+        arrivals: when it arrives, s from the beginning; empty for the scenario's own stream.
+        hang_rate: how likely a tool never answers.
+        slow_rate: how likely a tool takes many times its usual time.
+        duplicate_rate: how likely a message is delivered twice.
+    """
+
+    hours: float = 0.001
+    arrivals: Sequence[float] = ()
+    hang_rate: float = 0.0
+    slow_rate: float = 0.0
+    duplicate_rate: float = 0.0
 
 
 class World(ABC):
@@ -20,12 +42,14 @@ class World(ABC):
     Args:
         seed: what everything random follows from.
         life: which life this is, from 1.
-        chance: the scenario's own draws, which no schedule disturbs.
+        chance: the scenario's own draws, the same in each life, which no schedule disturbs.
+        load: how much is to be done, and how often things go wrong that are not the machine's doing.
     """
 
     seed: int
     life: int
     chance: Random
+    load: Load = Load()
 
     @abstractmethod
     def runtime(self, agents: Sequence[Agent], *, settings: Settings | None = None) -> Runtime:
@@ -38,6 +62,26 @@ class World(ABC):
     @abstractmethod
     def happened(self, effect: str) -> int:
         """Return how often an effect has happened."""
+
+    def acknowledged(self, receipt: Receipt) -> None:  # noqa: B027 - a world may be told and do nothing
+        """Remember that a client has this receipt in hand; this world's runtimes call it."""
+
+    def delivered(self, result: Result) -> None:  # noqa: B027
+        """Remember that a client has this deliverable in hand; this world's runtimes call it for `ask`."""
+
+    def report(self, violation: Violated) -> None:
+        """End the run with a violation, from wherever: also from inside a handler, whose exceptions are its turn's.
+
+        Raises:
+            Violated: in a world that cannot end the run in another way.
+        """
+        raise violation
+
+    def started(self, runtime: Runtime) -> None:  # noqa: B027
+        """Be told that one of this world's runtimes has started."""
+
+    def stopped(self, runtime: Runtime) -> None:  # noqa: B027
+        """Be told that one of this world's runtimes has closed."""
 
 
 Life = Callable[[World], Awaitable[None]]

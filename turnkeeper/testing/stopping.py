@@ -1,0 +1,83 @@
+"""Stopping: where a process under test may be killed, and the kill."""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from turnkeeper.kernel.edge import Edge
+from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import LiveTurn, Marks, Points, Store
+from turnkeeper.kernel.receipt import ReceiptRow
+from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.turn import TurnRow
+
+__all__ = ["KillAt", "PointedStore"]
+
+
+class KillAt:
+    """Points that are counted, and at one of which the process is killed. `passed` is how many were reached."""
+
+    __slots__ = ("_at", "passed")
+
+    def __init__(self, at: int | None) -> None:
+        """Take the number of the point to be killed at, from 1; None to live."""
+        self._at = at
+        self.passed = 0
+
+    def reached(self, point: str, subject: str) -> None:  # noqa: ARG002 - which point it is makes no difference
+        """Count the point; kill this process with SIGKILL if it is the one."""
+        self.passed += 1
+        if self.passed == self._at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class PointedStore:
+    """A store that says when a commit begins and when it stands: `commit.before` and `commit.after`."""
+
+    __slots__ = ("_points", "_store", "path")
+
+    def __init__(self, store: Store, points: Points) -> None:
+        """Stand before a store."""
+        self._store = store
+        self._points = points
+        self.path = store.path
+
+    async def open(self) -> Marks:
+        """See `Store.open`."""
+        return await self._store.open()
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._store.close()
+
+    async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
+        """Pass a point, write, pass a point; see `Store.apply`."""
+        self._points.reached("commit.before", "")
+        rejected = await self._store.apply(points)
+        self._points.reached("commit.after", "")
+        return rejected
+
+    async def live_turns(self) -> list[LiveTurn]:
+        """See `Store.live_turns`."""
+        return await self._store.live_turns()
+
+    async def actor_id(self, address: Address) -> int | None:
+        """See `Store.actor_id`."""
+        return await self._store.actor_id(address)
+
+    async def receipt(self, actor_id: int, key: str) -> ReceiptRow | None:
+        """See `Store.receipt`."""
+        return await self._store.receipt(actor_id, key)
+
+    async def turn(self, turn_id: int) -> TurnRow | None:
+        """See `Store.turn`."""
+        return await self._store.turn(turn_id)
+
+    async def edges(self, turn_id: int) -> list[Edge]:
+        """See `Store.edges`."""
+        return await self._store.edges(turn_id)
+
+    async def deliverable(self, turn_id: int) -> Deliverable | None:
+        """See `Store.deliverable`."""
+        return await self._store.deliverable(turn_id)

@@ -1,0 +1,60 @@
+"""A watched runtime: it tells its world what its clients are told, and lets the world look inside."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.receipt import Receipt, Result
+from turnkeeper.actors.session import SessionAgent
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import Store
+from turnkeeper.supervisors.runtime import Runtime
+from turnkeeper.testing.world import World
+
+__all__ = ["WatchedRuntime"]
+
+
+class WatchedRuntime(Runtime):
+    """A runtime in a world that remembers what clients were told."""
+
+    def __init__(self, world: World, store: Store, agents: Sequence[Agent], **options: Any) -> None:
+        """Take the world, and what `Runtime` takes."""
+        super().__init__(store, agents, **options)
+        self._world = world
+
+    @property
+    def node(self) -> Node | None:
+        """Return what the session agents share, None before the runtime is entered."""
+        return self._node
+
+    def session_agent(self, address: Address) -> SessionAgent | None:
+        """Return the session agent at an address, None where it is not in memory."""
+        return self._reception.agent(address)
+
+    async def __aenter__(self) -> Self:
+        """Start; see `Runtime`. The world is told."""
+        await super().__aenter__()
+        self._world.started(self)
+        return self
+
+    async def aclose(self) -> None:
+        """Close; see `Runtime.aclose`. The world is told."""
+        await super().aclose()
+        self._world.stopped(self)
+
+    async def tell(
+        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+    ) -> Receipt:
+        """Accept an inbound; see `Runtime.tell`. The world remembers the receipt."""
+        receipt = await super().tell(session_id, agent_id, payload, key=key, tenant=tenant)
+        self._world.acknowledged(receipt)
+        return receipt
+
+    async def ask(
+        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+    ) -> Result:
+        """Accept an inbound and wait; see `Runtime.ask`. The world remembers the receipt and the deliverable."""
+        result = await super().ask(session_id, agent_id, payload, key=key, tenant=tenant)
+        self._world.delivered(result)
+        return result
