@@ -39,6 +39,10 @@ class Reception:
         """Return the session agents in memory, idle ones included."""
         return list(self._agents.values())
 
+    def agent(self, address: Address) -> SessionAgent | None:
+        """Return the session agent at an address, None where it is not in memory."""
+        return self._agents.get(address)
+
     def definition(self, agent_id: str) -> Agent:
         """Return a declared agent.
 

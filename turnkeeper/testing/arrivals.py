@@ -1,0 +1,60 @@
+"""Arrivals: when work comes in, from a recorded trace or by a Poisson process."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from random import Random
+
+__all__ = ["from_offset", "poisson", "recorded"]
+
+
+def poisson(per_s: float, seconds: float, chance: Random) -> Iterator[float]:
+    """Yield arrival times, s from 0, with exponential gaps."""
+    now_s = chance.expovariate(per_s)
+    while now_s < seconds:
+        yield now_s
+        now_s += chance.expovariate(per_s)
+
+
+def recorded(file: Path) -> list[float]:
+    """Return the arrival times of a trace, s from its first: a CSV file with a column TIMESTAMP.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has no such column, or a line's time cannot be read; names the line.
+    """
+    times: list[float] = []
+    with file.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        if "TIMESTAMP" not in (reader.fieldnames or ()):
+            msg = "its first line has no column TIMESTAMP"
+            raise ValueError(msg)
+        for row in reader:
+            try:
+                times.append(datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp())
+            except (TypeError, ValueError) as error:
+                msg = f"line {reader.line_num}: {error}"
+                raise ValueError(msg) from error
+    if not times:
+        msg = "it holds no arrival"
+        raise ValueError(msg)
+    first = min(times)
+    return sorted(time - first for time in times)
+
+
+def from_offset(times: Iterable[float], offset: float, seconds: float) -> list[float]:
+    """Return what arrives within `seconds` of a point of a trace, which goes round at its end.
+
+    Args:
+        times: the trace, s from 0.
+        offset: the point, as a part of the trace: in [0, 1).
+        seconds: how long to take from there.
+    """
+    trace = list(times)
+    length = max(trace) + 1.0
+    begin, found, lap = offset * length, [], 0
+    while lap * length < begin + seconds:
+        found += [at for time in trace if 0 <= (at := time + lap * length - begin) < seconds]
+        lap += 1
+    return found

@@ -1,0 +1,304 @@
+"""The simulated world: a life in virtual time, under a seeded schedule, with faults and every oracle on.
+
+async def life(world: World) -> None:
+async with world.runtime([billing]) as runtime:
+await runtime.ask("session-1", "billing", {"order": "W42"}, key="msg-17")
+
+run(life, seed=17, faults=Faults(crash_rate=0.05))
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.receipt import Receipt, Result
+from turnkeeper.actors.turn import Turn
+from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
+from turnkeeper.kernel.history import Tally, check_rows
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.records import Record
+from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.turn import TurnState
+from turnkeeper.supervisors.runtime import Runtime
+from turnkeeper.testing.faults import Faults, FaultyStore, Trouble
+from turnkeeper.testing.loop import SeededLoop, waiting_tasks
+from turnkeeper.testing.memory import Disk
+from turnkeeper.testing.oracles import Oracles
+from turnkeeper.testing.schedule import Schedule
+from turnkeeper.testing.violated import Killed, Violated
+from turnkeeper.testing.watched import WatchedRuntime
+from turnkeeper.testing.world import Life, Load, World
+
+__all__ = ["SimulatedWorld"]
+
+_EPOCH_S: Final = 1_700_000_000.0
+"""What virtual wall clocks begin at: a moment in November 2023, as good as any."""
+
+_PACKAGE: Final = Path(__file__).parents[1]
+_HOUSE: Final = tuple(str(_PACKAGE / layer) for layer in ("actors", "supervisors"))
+
+
+class _Clock:
+    """Wall time that is the loop's virtual time."""
+
+    __slots__ = ("_world",)
+
+    def __init__(self, world: "SimulatedWorld") -> None:
+        self._world = world
+
+    def time(self) -> float:
+        return _EPOCH_S + self._world.now_s
+
+
+class _Chance:
+    """The runtime's randomness, from the seed."""
+
+    __slots__ = ("_seed", "random")
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.random = Random(f"runtime {seed}").random
+
+    def token(self) -> str:
+        return f"disk-{self._seed}"
+
+
+class SimulatedWorld(World):
+    """A world in memory, in virtual time. A violation that an oracle finds ends the run at once.
+
+    Args:
+        disk: what the store holds.
+        passed: the crash points so far, by name.
+    """
+
+    def __init__(self, seed: int = 0, faults: Faults | None = None, load: Load | None = None) -> None:
+        """Make an empty world."""
+        self.load = load or Load()
+        self.seed = seed
+        self.life = 0
+        self.chance = Random(f"scenario {seed}")
+        self.disk = Disk(f"disk-{seed}")
+        self.passed: Counter[str] = Counter()
+        self.violation: Violated | None = None
+        self._faults = faults or Faults()
+        self._trouble = Trouble(self._faults, seed)
+        self._oracles = Oracles(self.disk)
+        self._effects: Counter[str] = Counter()
+        self._receipts: dict[tuple[Address, str], int] = {}
+        self._bodies: dict[int, bytes] = {}
+        self._runtimes: list[WatchedRuntime] = []
+        self._stores: list[FaultyStore] = []
+        self._loop: SeededLoop | None = None
+        self._alive = False
+        self._kills = 0
+        self._past_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Return virtual seconds since the run began."""
+        return self._past_s if self._loop is None else self._loop.time()
+
+    # ------------------------------------------------------------ for lives
+
+    def runtime(self, agents: Sequence[Agent], *, settings: Settings | None = None) -> Runtime:
+        """Return a runtime on the disk, whose handlers and effects are watched; see `World.runtime`."""
+        store = FaultyStore(self.disk, self, self._faults, self._trouble)
+        self._stores.append(store)
+        watched = [msgspec.structs.replace(agent, handler=self._watched(agent)) for agent in agents]
+        chance = _Chance(self.seed * 1_000 + self.life)
+        return WatchedRuntime(self, store, watched, settings=settings, clock=_Clock(self), chance=chance, points=self)
+
+    def happen(self, effect: str) -> None:
+        """Let an effect happen; see `World.happen`. An effect that happens twice is a violation."""
+        if not self._alive:
+            raise Killed
+        self._effects[effect] += 1
+        if self._effects[effect] > 1:
+            self.report(Violated("effects at most once", f"{effect} happened twice"))
+
+    def happened(self, effect: str) -> int:
+        """Return how often an effect has happened."""
+        return self._effects[effect]
+
+    def acknowledged(self, receipt: Receipt) -> None:
+        """Remember a receipt, and check it against what clients were told before."""
+        turn_id = self._receipts.setdefault((receipt.address, receipt.key), receipt.turn_id)
+        if turn_id != receipt.turn_id:
+            said = f"{receipt.address} {receipt.key} was turn {turn_id}, and is turn {receipt.turn_id} now"
+            self.report(Violated("one receipt a key", said))
+
+    def delivered(self, result: Result) -> None:
+        """Remember a deliverable, and check that it is the same bytes each time."""
+        if self._bodies.setdefault(result.turn_id, result.body) != result.body:
+            self.report(Violated("the same deliverable, byte for byte", f"turn {result.turn_id}"))
+
+    def report(self, violation: Violated) -> None:
+        """End the run with a violation; for oracles of a scenario's own. The first one counts."""
+        if self.violation is None and self._alive:
+            self.violation = violation
+        if self._loop is not None:
+            self._loop.kill()
+
+    # ------------------------------------------------------------ what the runtime passes
+
+    def reached(self, point: str, subject: str) -> None:
+        """Count a crash point, ask the oracles, and be killed here if the faults say so; see `Points`."""
+        if not self._alive:
+            raise Killed
+        self.passed[point] += 1
+        if point == "effect.before":
+            with self._asked():
+                self._oracles.calling(subject)
+        if self._trouble.crashes(self.passed.total(), self._kills):
+            self.kill()
+
+    def kill(self) -> NoReturn:
+        """Kill the process: nothing of it goes on after this step."""
+        self._kills += 1
+        for store in self._stores:
+            store.die()
+        if self._loop is not None:
+            self._loop.kill()
+        raise Killed
+
+    def started(self, runtime: Runtime) -> None:
+        """Watch a runtime."""
+        if isinstance(runtime, WatchedRuntime):
+            self._runtimes.append(runtime)
+
+    def stopped(self, runtime: Runtime) -> None:
+        """Check that a closed runtime has left no task behind, and nothing running in the store."""
+        if runtime not in self._runtimes:
+            return  # it could not start
+        self._runtimes.remove(runtime)
+        if not self._runtimes:
+            self._check_left_behind("after closing")
+            running = [turn.turn_id for turn in self.disk.turns.values() if turn.state == TurnState.RUNNING]
+            if running and not self._faults.disk_fails:  # or its last words may have been refused
+                self.report(Violated("closing hands back what it cuts off", f"turns {running} are left running"))
+
+    def committed(self, points: Sequence[Sequence[Record]], rejected: Mapping[int, TurnkeeperError]) -> None:
+        """Check what a commit has touched; see `Witness`."""
+        with self._asked():
+            self._oracles.committed(points, rejected)
+
+    def _time_passes(self) -> None:
+        writing = {turn_id for store in self._stores for turn_id in store.writing()}
+        for runtime in self._runtimes:
+            node = runtime.node
+            if node is not None and not node.closing:
+                with self._asked():
+                    self._oracles.time_passes(node, runtime.session_agent, writing)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """End the run where an oracle finds something: what is on the stack is the library's, and would catch it."""
+        try:
+            yield
+        except Violated as violation:
+            self.report(violation)
+            raise Killed from violation
+
+    def _watched(self, agent: Agent) -> Any:
+        handler, oracles = agent.handler, self._oracles
+
+        async def watched(turn: Turn) -> Any:
+            with self._asked():
+                oracles.entered(turn)
+            try:
+                return await handler(turn)
+            finally:
+                oracles.left(turn)
+
+        return watched
+
+    # ------------------------------------------------------------ lives
+
+    def live(self, life: Life, schedule: Schedule, limit_s: float) -> tuple[bool, int]:
+        """Run one life; return whether it ended by itself, and the steps it took.
+
+        Raises:
+            Violated: something may not be.
+        """
+        self.life += 1
+        self.chance.seed(f"scenario {self.seed}")
+        loop = self._loop = SeededLoop(schedule, start_s=self.now_s, limit_s=limit_s)
+        loop.before_time_passes.append(self._time_passes)
+        self._alive = True
+        ended = False
+        try:
+            loop.run_until_complete(_lived(life, self))
+            self._check_left_behind("after the life returned")
+            ended = True
+        except Killed:
+            pass
+        except StorageFailed as error:
+            if not self._faults.disk_fails:
+                raise
+            self._kills += 1  # a process that ends so is started again
+            loop.mishaps.append(repr(error))
+        except Exception as error:
+            if self.violation is not None:
+                raise self.violation from error
+            raise
+        finally:
+            self._alive = False
+            self._end_life(loop)
+        if self.violation is not None:
+            raise self.violation
+        if ended and loop.mishaps:
+            raise Violated("nothing fails unheard", "; ".join(loop.mishaps[:3]))
+        return ended, loop.steps
+
+    def _end_life(self, loop: SeededLoop) -> None:
+        self._past_s = loop.time() + self._faults.restart_s
+        for store in self._stores:
+            store.die()
+        loop.abandon()
+        self._loop = None
+        self._stores.clear()
+        self._runtimes.clear()
+        self._oracles.killed()
+
+    def _check_left_behind(self, when: str) -> None:
+        if self._loop is None:
+            return
+        current = asyncio.current_task(self._loop)
+        if any(_of_house(task) for task in self._loop.tasks() if task is not current):
+            self.report(Violated("no task is left behind", f"{when}; {waiting_tasks(self._loop)}"))
+
+    def check(self) -> Tally:
+        """Check everything that must be true between lives; return what was looked at.
+
+        Raises:
+            Violated: something may not be.
+        """
+        tally = Tally()
+        for found in check_rows(self.disk.rows(), tally):
+            raise Violated(found.rule, f"{found.where} {found.what}")
+        for (address, key), turn_id in self._receipts.items():
+            receipt = self.disk.receipts.get(turn_id)
+            if receipt is None or receipt.key != key or self.disk.actors[receipt.actor_id] != address:
+                raise Violated("what was acknowledged is never lost", f"{address} {key}: turn {turn_id} is not stored")
+        for turn_id, body in self._bodies.items():
+            stored = self.disk.deliverables.get(turn_id)
+            if stored is None or stored.body != body:
+                raise Violated("what was delivered is never lost", f"the deliverable of turn {turn_id} is another now")
+        return tally
+
+
+async def _lived(life: Life, world: World) -> None:
+    await life(world)
+
+
+def _of_house(task: "asyncio.Task[Any]") -> bool:
+    """Say whether a task is the library's own work."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and code.co_filename.startswith(_HOUSE)
