@@ -19,8 +19,9 @@ class OpenTurn:
     """A live turn in memory: its row as last submitted, its run if it has one, and who waits for its end.
 
     `row` runs ahead of the store by what is submitted and not yet committed; when the store refuses, the row is
-    read again (`SessionAgent`, resync). `steps` is the record that a rerun is answered from. `uncalled` are steps whose
-    intent was written and whose tool has not been called: a run that ends there leaves no doubt about them.
+    read again (`SessionAgent`, resync), and until then `broken` says why it is not to be trusted. `steps` is the
+    record that a rerun is answered from. `uncalled` are steps whose intent was written and whose tool has not been
+    called: a run that ends there leaves no doubt about them.
     """
 
     __slots__ = (

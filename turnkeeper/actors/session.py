@@ -170,7 +170,8 @@ class SessionAgent:
     def _drop(self, known: OpenTurn, now: float) -> "asyncio.Future[Admitted]":
         """Count a duplicate of a live turn; it is answered with that turn once the count is durable."""
         before = known.row
-        row, records = drop_duplicate(before, before.turn_id, before.turn_id, now)
+        trusted = None if known.broken is not None else before  # or its next edge would leave a gap
+        row, records = drop_duplicate(trusted, before.turn_id, before.turn_id, now)
         if row is not None:
             known.row = row
         done: asyncio.Future[Admitted] = self._node.loop.create_future()
@@ -178,7 +179,7 @@ class SessionAgent:
         def told(error: TurnkeeperError | None) -> None:
             if error is None:
                 self._node.counters.duplicates += 1
-            elif isinstance(error, StorageFailed) and before.edges < known.row.edges:
+            elif isinstance(error, StorageFailed) and row is not None and before.edges < known.row.edges:
                 known.row = before  # everything after it has failed, too: its number is free again
             if done.done():
                 return
@@ -238,6 +239,7 @@ class SessionAgent:
         if error is None:
             self._start(turn)
         else:
+            turn.broken = error
             self._node.start(self._resync(turn))
 
     def _start(self, turn: OpenTurn) -> None:
@@ -284,6 +286,7 @@ class SessionAgent:
             if successor is not None and before is not None:
                 successor.row = before
                 self._queue.appendleft(successor)
+            turn.broken = error
             self._node.start(self._resync(turn))
             return
         if isinstance(deliverable, Deliverable):
@@ -327,6 +330,7 @@ class SessionAgent:
         """Go on from what is stored, after the store has refused a write."""
         turn.stumbles += 1
         row, deliverable = await resync(self._node, turn)
+        turn.broken = None
         if row is None:
             self._forget(turn)
             turn.abandon(TurnNotFound(turn.row.turn_id))

@@ -297,12 +297,16 @@ class Runtime:
                 turn.abandon(node.failed)
 
     async def _beat(self, node: Node) -> None:
+        failures = 0
         while True:
-            await anyio.sleep(node.settings.beat_s)
+            pause_s = node.settings.backoff_s(failures, node.chance.random()) if failures else node.settings.beat_s
+            await anyio.sleep(min(pause_s, node.settings.beat_s))
             node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)
             try:
                 await node.persistence.commit([NodeBeat(node.lease.until, node.lease.boot_id)])
-            except TurnkeeperError as error:
+                failures = 0
+            except TurnkeeperError as error:  # sooner than the next beat, or a short trouble could cost the lease
+                failures += 1
                 node.log.warning("node.beat_failed", error=str(error))
 
     def _open_node(self) -> Node:

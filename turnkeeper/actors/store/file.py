@@ -9,7 +9,7 @@ from typing import Final
 from turnkeeper.actors.store.sql import migrations, queries
 from turnkeeper.kernel.errors import SchemaTooNew, StorageFailed
 
-__all__ = ["APPLICATION_ID", "check_file", "explained", "migrate", "resolve"]
+__all__ = ["APPLICATION_ID", "check_file", "explained", "half_made", "migrate", "resolve"]
 
 APPLICATION_ID: Final = 0x7475726E
 """`turn` in ASCII: SQLite's own field for telling one application's files from another's."""
@@ -70,9 +70,20 @@ def check_file(file: Path) -> int:
             return 0
         with file.open("rb") as opened:
             head = opened.read(_HEADER.size)
+        if not head.startswith(_MAGIC) and half_made(file):
+            return 0
     except OSError as error:
         raise StorageFailed(str(file), error.strerror or str(error)) from error
     return _check_header(file, head) if head else 0
+
+
+def half_made(file: Path) -> bool:
+    """Say whether the making of a store was cut off: SQLite takes it back when it opens the file.
+
+    Later nothing leaves such a journal, because a store that is made is in WAL mode.
+    """
+    journal = file.with_name(file.name + "-journal")
+    return journal.exists() and journal.stat().st_size > 0
 
 
 def _check_header(file: Path, head: bytes) -> int:

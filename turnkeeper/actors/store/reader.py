@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from turnkeeper.actors.store.file import check_file, explained, resolve
+from turnkeeper.actors.store.file import check_file, explained, half_made, resolve
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import StorageFailed
@@ -16,6 +16,9 @@ from turnkeeper.kernel.rows import NumberedEdge, OpeningReceipt, SessionRow, Sto
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["Reader"]
+
+
+_BEING_MADE = "is being made, or its process died while making it: then a runtime on it mends it"
 
 
 class Reader:
@@ -37,7 +40,8 @@ class Reader:
         if not self._file.exists():
             raise StorageFailed(self.path, "does not exist")
         if not check_file(self._file):
-            raise StorageFailed(self.path, "not a turnkeeper store (an empty file)")
+            said = _BEING_MADE if half_made(self._file) else "not a turnkeeper store (an empty file)"
+            raise StorageFailed(self.path, said)
         try:
             self._connection = sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, isolation_level=None)
             try:
@@ -46,9 +50,8 @@ class Reader:
                 self._connection.close()
                 raise
         except sqlite3.Error as error:
-            if self._file.with_name(self._file.name + "-journal").exists():
-                said = "is being made, or its process died while making it: then a runtime on it mends it"
-                raise StorageFailed(self.path, said) from error
+            if half_made(self._file):
+                raise StorageFailed(self.path, _BEING_MADE) from error
             raise explained(self.path, error) from error
         return self
 
