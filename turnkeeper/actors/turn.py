@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from turnkeeper.actors.definitions import Agent, Tool
 from turnkeeper.actors.steps import Steps
@@ -48,7 +48,15 @@ class Turn:
         """
         return await self._steps.perform(tool, args, kwargs)
 
-    async def step(self, name: str, function: Callable[P, Awaitable[R] | R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+
+    @overload
+    async def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    async def step(self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run any function, plain or async, as a pure recorded step: it reads or computes, and may run again.
 
         What writes to the world belongs into a tool, which says what a second run would do.
@@ -57,7 +65,7 @@ class Turn:
             As `call`.
         """
 
-        async def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        async def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = function(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 

@@ -7,7 +7,7 @@ from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.kernel.errors import KeyTaken, Refused, TurnkeeperError, UnknownAgent, VersionConflict
+from turnkeeper.kernel.errors import KeyTaken, TurnkeeperError, UnknownAgent, VersionConflict
 from turnkeeper.kernel.lifecycle import drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
@@ -21,12 +21,13 @@ _TRIES_MAX = 16
 class Reception:
     """The session agents of a runtime by address: live ones, and a bounded number of idle ones."""
 
-    __slots__ = ("_agents", "_definitions", "_idle", "_node", "_opening")
+    __slots__ = ("_agents", "_callers", "_definitions", "_idle", "_node", "_opening")
 
     def __init__(self, definitions: Mapping[str, Agent]) -> None:
         """Know which agents there are; `serve` before anything is admitted."""
         self._definitions = definitions
         self._agents: dict[Address, SessionAgent] = {}
+        self._callers: dict[Address, int] = {}
         self._idle: dict[Address, SessionAgent] = {}
         self._opening: dict[Address, asyncio.Task[None]] = {}
         self._node: Node
@@ -64,6 +65,18 @@ class Reception:
             IdempotencyConflict, MailboxFull, StorageFailed: nothing was accepted.
         """
         self.definition(address.agent_id)
+        self._callers[address] = self._callers.get(address, 0) + 1  # or it could leave memory under a caller's hands
+        self._idle.pop(address, None)
+        try:
+            return await self._admit(address, key, payload)
+        finally:
+            self._callers[address] -= 1
+            if not self._callers[address]:
+                del self._callers[address]
+                if (agent := self._agents.get(address)) is not None:
+                    agent.proceed()  # idle, if nothing came of it
+
+    async def _admit(self, address: Address, key: str | None, payload: bytes) -> Receipt:
         digest = payload_digest(payload)
         retired: int | None = None
         lost: TurnkeeperError | None = None
@@ -72,7 +85,6 @@ class Reception:
             if agent is None:
                 await self._open(address)
                 continue
-            self._idle.pop(address, None)
             if unsettled := agent.unsettled(key, digest):
                 await unsettled
                 continue
@@ -81,9 +93,6 @@ class Reception:
                 return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
             except (KeyTaken, VersionConflict) as error:
                 lost = error
-            except Refused:
-                agent.proceed()
-                raise
             known = await self._node.store.receipt(agent.actor_id, key or "")
             if known is None or agent.holds(known.key):
                 continue
@@ -112,6 +121,8 @@ class Reception:
 
     def rest(self, agent: SessionAgent) -> None:
         """Keep an idle agent for a while: the longest idle leaves first, and comes back on its next inbound."""
+        if agent.address in self._callers:
+            return
         self._idle[agent.address] = agent
         if len(self._idle) > self._node.settings.idle_agents_max:
             longest = next(iter(self._idle))
