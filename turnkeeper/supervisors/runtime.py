@@ -110,6 +110,11 @@ class Runtime:
         store_id, created_at = self._chance.token(), self._clock.time()
         return SqliteStore(path, synchronous=self._settings.synchronous, store_id=store_id, created_at=created_at)
 
+    @property
+    def path(self) -> str:
+        """Return where the store is."""
+        return self._store.path
+
     async def __aenter__(self) -> Self:
         """Take the file, recover, start.
 

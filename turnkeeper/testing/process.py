@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
@@ -30,6 +30,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.stopping import KillAt, PointedStore
+from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.watched import WatchedRuntime
 from turnkeeper.testing.world import Life, World
 
@@ -209,6 +210,16 @@ class ProcessWorld(World):
         file = self.folder / STORE
         store = SqliteStore(file, synchronous=settings.synchronous, store_id=store_id, created_at=time.time())
         return WatchedRuntime(self, PointedStore(store, self._points), agents, settings=settings, points=self._points)
+
+    def check(self) -> None:
+        """Check the file, and what clients were told; see `World.check`."""
+        for found in check(self.folder, ended=False):
+            raise Violated(found.rule, f"{found.where} {found.what}")
+
+    def kill(self) -> NoReturn:
+        """Kill this process with SIGKILL."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit  # not reached
 
     def happen(self, effect: str) -> None:
         """Let an effect happen: it is on the disk when this returns."""

@@ -21,7 +21,7 @@ class WatchedRuntime(Runtime):
     def __init__(self, world: World, store: Store, agents: Sequence[Agent], **options: Any) -> None:
         """Take the world, and what `Runtime` takes."""
         super().__init__(store, agents, **options)
-        self._world = world
+        self.world = world
 
     @property
     def node(self) -> Node | None:
@@ -35,20 +35,20 @@ class WatchedRuntime(Runtime):
     async def __aenter__(self) -> Self:
         """Start; see `Runtime`. The world is told."""
         await super().__aenter__()
-        self._world.started(self)
+        self.world.started(self)
         return self
 
     async def aclose(self) -> None:
         """Close; see `Runtime.aclose`. The world is told."""
         await super().aclose()
-        self._world.stopped(self)
+        self.world.stopped(self)
 
     async def tell(
         self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
     ) -> Receipt:
         """Accept an inbound; see `Runtime.tell`. The world remembers the receipt."""
         receipt = await super().tell(session_id, agent_id, payload, key=key, tenant=tenant)
-        self._world.acknowledged(receipt)
+        self.world.acknowledged(receipt)
         return receipt
 
     async def ask(
@@ -56,5 +56,5 @@ class WatchedRuntime(Runtime):
     ) -> Result:
         """Accept an inbound and wait; see `Runtime.ask`. The world remembers the receipt and the deliverable."""
         result = await super().ask(session_id, agent_id, payload, key=key, tenant=tenant)
-        self._world.delivered(result)
+        self.world.delivered(result)
         return result

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from typing import NoReturn
 
 import msgspec
 
@@ -68,6 +69,18 @@ class World(ABC):
 
     def delivered(self, result: Result) -> None:  # noqa: B027
         """Remember that a client has this deliverable in hand; this world's runtimes call it for `ask`."""
+
+    @abstractmethod
+    def check(self) -> object:
+        """Check what must be true of the store, and of what clients were told.
+
+        Raises:
+            Violated: something may not be.
+        """
+
+    @abstractmethod
+    def kill(self) -> NoReturn:
+        """Kill the process, here: nothing of it goes on."""
 
     def report(self, violation: Violated) -> None:
         """End the run with a violation, from wherever: also from inside a handler, whose exceptions are its turn's.
