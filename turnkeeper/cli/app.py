@@ -5,8 +5,8 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,12 @@ from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
 from turnkeeper.cli.show import session_view, sessions_view, turn_view
+from turnkeeper.cli.simulate import TRACE, Plan, Watcher, lines_of, plan_of, seed_range
+from turnkeeper.cli.simulate import simulate as run_simulation
 from turnkeeper.cli.tables import counts_table, printable
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.settings import Settings
+from turnkeeper.testing.summary import Summary
 
 __all__ = ["run"]
 
@@ -34,6 +37,7 @@ _EXIT_BAD_INPUT: Final = 2
 _EXIT_INTERRUPTED: Final = 130
 
 _PIPE_WIDTH: Final = 160
+_HOURS: Final = "1, or 0.001 with --seeds"
 
 out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -67,7 +71,7 @@ def _complain(said: str) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="turnkeeper", prog_name="turnkeeper")
 def group() -> None:
-    """Durable turns for AI agents: replay recorded conversations, audit and look into a store."""
+    """Durable turns for AI agents: replay recorded conversations, simulate, audit and look into a store."""
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line, for machines.")
@@ -187,7 +191,59 @@ def show(db: Path, session: str | None, turn: int | None, as_json: bool) -> None
             out.print(table)
 
 
-def _rows(counted: Report) -> list[tuple[str, str]]:
+_rate = click.FloatRange(0.0, 1.0)
+
+
+@group.command()
+@click.argument("scenario", default="desk")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What everything follows from.")
+@click.option("--seeds", metavar="A..B", help="Run each of these seeds instead; stop at the first violation.")
+@click.option("--hours", type=click.FloatRange(0.0, min_open=True), help=f"Virtual hours.  [default: {_HOURS}]")
+@click.option("--crash-rate", type=_rate, default=0.001, show_default=True, help="Kills: at any one crash point.")
+@click.option("--fault-rate", type=_rate, default=0.005, show_default=True, help="Disk fails, or is slow: a commit.")
+@click.option("--hang-rate", type=_rate, default=0.02, show_default=True, help="Tools that never answer: a call.")
+@click.option("--slow-rate", type=_rate, default=0.05, show_default=True, help="Tools that take too long: a call.")
+@click.option("--duplicate-rate", type=_rate, default=0.05, show_default=True, help="Delivered twice: a message.")
+@click.option(
+    "--arrivals", type=click.Path(path_type=Path), help=f"Recorded arrivals (CSV).  [default: {TRACE}, if there]"
+)
+@_json
+def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) -> None:
+    """Run SCENARIO in virtual time, with faults and every oracle on: desk, programs, kernel, or a Python file.
+
+    The file has an `async def life(world)`; see docs/testing.md. The same seed gives the same hash. Exit code 1 and
+    the line that repeats it if an oracle finds a violation, 2 if the scenario cannot be run.
+    """
+    try:
+        chosen = seed_range(seeds) if seeds is not None else range(options["seed"], options["seed"] + 1)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--seeds") from error
+    plan = plan_of(scenario, chosen, options)
+    with _simulating(plan) as watcher:
+        summary, found = run_simulation(plan, watcher)
+    if as_json:
+        _print_json({"summary": summary, "violation": found})
+    else:
+        out.print(counts_table(f"Simulated: {scenario}", _rows(summary)))
+        if found is not None:
+            out.print("\n".join(lines_of(found)), style="red", markup=False, soft_wrap=True)
+    sys.exit(_EXIT_FOUND if found is not None else 0)
+
+
+@contextmanager
+def _simulating(plan: Plan) -> Iterator[Watcher]:
+    """Show what goes on, on standard error, where that is a terminal."""
+    with err.status("") if err.is_terminal else nullcontext() as status:
+
+        def show(over: int, virtual_s: float, turns: int) -> None:
+            if status is not None:
+                runs = f"{over:,} of {len(plan.seeds):,} seeds, " if len(plan.seeds) > 1 else ""
+                status.update(f"{plan.scenario}: {runs}{virtual_s:,.0f} virtual seconds, {turns:,} turns ended")
+
+        yield show
+
+
+def _rows(counted: Report | Summary) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(getattr(counted, name))) for name in counted.__struct_fields__]
 
 

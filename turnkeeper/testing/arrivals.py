@@ -1,7 +1,8 @@
 """Arrivals: when work comes in, from a recorded trace or by a Poisson process."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -43,18 +44,18 @@ def recorded(file: Path) -> list[float]:
     return sorted(time - first for time in times)
 
 
-def from_offset(times: Iterable[float], offset: float, seconds: float) -> list[float]:
+def from_offset(times: Sequence[float], offset: float, seconds: float) -> list[float]:
     """Return what arrives within `seconds` of a point of a trace, which goes round at its end.
 
     Args:
-        times: the trace, s from 0.
+        times: the trace, s from 0, in order.
         offset: the point, as a part of the trace: in [0, 1).
         seconds: how long to take from there.
     """
-    trace = list(times)
-    length = max(trace) + 1.0
-    begin, found, lap = offset * length, [], 0
-    while lap * length < begin + seconds:
-        found += [at for time in trace if 0 <= (at := time + lap * length - begin) < seconds]
-        lap += 1
+    length = times[-1] + 1.0
+    begin_s, found, lap_s = offset * length, list[float](), 0.0
+    while lap_s < begin_s + seconds:
+        first, last = bisect_left(times, begin_s - lap_s), bisect_left(times, begin_s + seconds - lap_s)
+        found += [time + lap_s - begin_s for time in times[first:last]]
+        lap_s += length
     return found

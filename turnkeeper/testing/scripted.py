@@ -43,20 +43,9 @@ def scripted_agent(
         msg = f"endings must be of ok, fail, hang, crash, slow, got {sorted(unknown) or 'none'}"
         raise ValueError(msg)
 
-    def place(turn_id: int) -> int:
-        """Return which turn of this agent it is, from 0; the world remembers."""
-        for at in count():
-            if world.happened(f"{agent_id}: turn {turn_id} has place {at}"):
-                return at
-            if not world.happened(f"{agent_id}: place {at} is taken"):
-                world.happen(f"{agent_id}: place {at} is taken")
-                world.happen(f"{agent_id}: turn {turn_id} has place {at}")
-                return at
-        raise AssertionError
-
     @agent(agent_id, **options)
     async def scripted(turn: Turn) -> Any:
-        match endings[min(place(turn.turn_id), len(endings) - 1)]:
+        match endings[min(_place(world, turn), len(endings) - 1)]:
             case "fail":
                 raise ScriptedFailure(f"turn {turn.turn_id} fails, as scripted")
             case "hang":
@@ -71,3 +60,16 @@ def scripted_agent(
         return turn.input
 
     return scripted
+
+
+def _place(world: World, turn: Turn) -> int:
+    """Return which turn of this agent it is, from 0; the world remembers, whatever becomes of the process."""
+    for at in count():
+        mine, taken = f"{turn.agent_id}: turn {turn.turn_id} has place {at}", f"{turn.agent_id}: place {at} is taken"
+        if world.happened(mine):
+            return at
+        if not world.happened(taken):
+            world.happen(taken)
+            world.happen(mine)
+            return at
+    raise AssertionError

@@ -9,7 +9,7 @@ run(life, seed=17, faults=Faults(crash_rate=0.05))
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -76,6 +76,7 @@ class SimulatedWorld(World):
     Args:
         disk: what the store holds.
         passed: the crash points so far, by name.
+        before_time_passes: called whenever time is about to go on, for whoever wants to watch.
     """
 
     def __init__(self, seed: int = 0, faults: Faults | None = None, load: Load | None = None) -> None:
@@ -95,6 +96,7 @@ class SimulatedWorld(World):
         self._bodies: dict[int, bytes] = {}
         self._runtimes: list[WatchedRuntime] = []
         self._stores: list[FaultyStore] = []
+        self.before_time_passes: Callable[[], None] | None = None
         self._loop: SeededLoop | None = None
         self._alive = False
         self._kills = 0
@@ -190,6 +192,8 @@ class SimulatedWorld(World):
             self._oracles.committed(points, rejected)
 
     def _time_passes(self) -> None:
+        if self.before_time_passes is not None:
+            self.before_time_passes()
         writing = {turn_id for store in self._stores for turn_id in store.writing()}
         for runtime in self._runtimes:
             node = runtime.node
