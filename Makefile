@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint types wheel bench clean
+.PHONY: demo test explore mutants lint types wheel bench clean
 .DEFAULT_GOAL := test
 
 demo: .venv/cli.stamp ## replay a sample in a process that is killed under way, then count
@@ -12,6 +12,14 @@ demo: .venv/cli.stamp ## replay a sample in a process that is killed under way, 
 
 test: .venv/dev.stamp ## every test
 	$(BIN)/python -m pytest
+
+explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
+	$(BIN)/turnkeeper simulate desk --for 20
+	$(BIN)/turnkeeper simulate programs --for 20
+	$(BIN)/turnkeeper simulate kernel --for 10
+
+mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
+	$(BIN)/python tests/mutants
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
 from turnkeeper.cli.show import session_view, sessions_view, turn_view
-from turnkeeper.cli.simulate import TRACE, Plan, Watcher, lines_of, plan_of, seed_range
+from turnkeeper.cli.simulate import TRACE, Plan, Watcher, fresh_seeds, lines_of, plan_of, seed_range
 from turnkeeper.cli.simulate import simulate as run_simulation
 from turnkeeper.cli.tables import counts_table, printable
 from turnkeeper.kernel.errors import TurnkeeperError
@@ -37,7 +37,7 @@ _EXIT_BAD_INPUT: Final = 2
 _EXIT_INTERRUPTED: Final = 130
 
 _PIPE_WIDTH: Final = 160
-_HOURS: Final = "1, or 0.001 with --seeds"
+_HOURS: Final = "1; 0.001 for many seeds"
 
 out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -198,6 +198,7 @@ _rate = click.FloatRange(0.0, 1.0)
 @click.argument("scenario", default="desk")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What everything follows from.")
 @click.option("--seeds", metavar="A..B", help="Run each of these seeds instead; stop at the first violation.")
+@click.option("--for", "for_s", type=click.FloatRange(0.0, min_open=True), help="Run fresh seeds, for so many seconds.")
 @click.option("--hours", type=click.FloatRange(0.0, min_open=True), help=f"Virtual hours.  [default: {_HOURS}]")
 @click.option("--crash-rate", type=_rate, default=0.001, show_default=True, help="Kills: at any one crash point.")
 @click.option("--fault-rate", type=_rate, default=0.005, show_default=True, help="Disk fails, or is slow: a commit.")
@@ -215,7 +216,8 @@ def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) ->
     the line that repeats it if an oracle finds a violation, 2 if the scenario cannot be run.
     """
     try:
-        chosen = seed_range(seeds) if seeds is not None else range(options["seed"], options["seed"] + 1)
+        one = range(options["seed"], options["seed"] + 1)
+        chosen = seed_range(seeds) if seeds is not None else fresh_seeds() if options["for_s"] else one
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--seeds") from error
     plan = plan_of(scenario, chosen, options)

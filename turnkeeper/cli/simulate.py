@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import math
 import shlex
 import time
 import traceback
@@ -30,6 +31,7 @@ __all__ = [
     "Finding",
     "Plan",
     "Watcher",
+    "fresh_seeds",
     "lines_of",
     "load_scenario",
     "plan_of",
@@ -48,11 +50,15 @@ _HOURS_MANY: Final = 0.001
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be simulated. `trace` are recorded arrivals, s from 0; `repeat` shows one seed again."""
+    """What is to be simulated, and for how many real seconds at most (`for_s`).
+
+    `trace` are recorded arrivals, s from 0. `repeat` is the command that runs one seed again, with `{seed}` in it.
+    """
 
     scenario: str
     life: Life
     seeds: Sequence[int]
+    for_s: float = math.inf
     faults: Faults
     load: Load
     trace: Sequence[float]
@@ -83,6 +89,8 @@ def simulate(plan: Plan, watcher: Watcher) -> tuple[Summary, Finding | None]:
     found: Finding | None = None
     started_s = time.perf_counter()
     for over, seed in enumerate(plan.seeds):
+        if over and time.perf_counter() - started_s > plan.for_s:
+            break
         world = _world(plan, seed)
         world.before_time_passes = _throttled(world, over, watcher)
         try:
@@ -123,7 +131,7 @@ def _explained(plan: Plan, seed: int, violation: Violated) -> Finding:
         live_to_the_end(_world(plan, seed), plan.life, schedule=schedule)
 
     repeat = f"repeat it with: {plan.repeat.format(seed=seed)}"
-    small = shrink(attempt, seed, violation.rule) if len(plan.seeds) > 1 else []
+    small = shrink(attempt, seed, violation) if len(plan.seeds) > 1 else []
     return Finding(seed, violation.rule, violation.what, [repeat, *small])
 
 
@@ -131,9 +139,16 @@ def _where(error: Exception, seed: int, plan: Plan) -> str:
     """Return what a scenario raised, and the innermost line of its own."""
     while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], Exception):
         error = error.exceptions[0]
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plan.scenario]
-    line = f"line {frames[-1].lineno}: " if frames else ""
-    return f"{line}raised {type(error).__name__}: {error} (repeat it with: {plan.repeat.format(seed=seed)})"
+    line = _line_of(error, Path(plan.scenario))
+    where = f"line {line}: " if line is not None else ""
+    return f"{where}raised {type(error).__name__}: {error} (repeat it with: {plan.repeat.format(seed=seed)})"
+
+
+def _line_of(error: Exception, file: Path) -> int | None:
+    """Return the innermost line of a file that led to an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    return lines[-1] if lines else None
 
 
 def _silence() -> None:
@@ -159,6 +174,12 @@ def seed_range(said: str) -> range:
     return seeds
 
 
+def fresh_seeds() -> range:
+    """Return seeds that nobody has run yet, as far as the clock can tell, and more than there is time for."""
+    first = time.time_ns() // 1_000_000
+    return range(first, first + 1_000_000)
+
+
 def load_scenario(said: str) -> Life:
     """Return the `life` of a built-in scenario, or of a Python file.
 
@@ -166,7 +187,7 @@ def load_scenario(said: str) -> Life:
         BadInput: there is none; says why, and where.
     """
     file = Path(said)
-    if said in BUILT_IN and not file.exists():
+    if said in BUILT_IN and not file.is_file():
         built_in: Life = importlib.import_module(f"turnkeeper.testing.scenarios.{said}").life
         return built_in
     if not file.is_file():
@@ -180,9 +201,7 @@ def load_scenario(said: str) -> Life:
     except SyntaxError as error:
         raise BadInput(file, error.lineno, f"is not Python: {error.msg}") from error
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        line = frames[-1].lineno if frames else None
-        raise BadInput(file, line, f"cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BadInput(file, _line_of(error, file), f"cannot be loaded: {type(error).__name__}: {error}") from error
     life = getattr(module, "life", None)
     if not inspect.iscoroutinefunction(life):
         raise BadInput(file, None, "has no `async def life(world)`")
@@ -221,6 +240,7 @@ def plan_of(scenario: str, seeds: Sequence[int], options: Mapping[str, Any]) -> 
         scenario=scenario,
         life=load_scenario(scenario),
         seeds=seeds,
+        for_s=options["for_s"] or math.inf,
         faults=Faults(crash_rate=options["crash_rate"], fault_rate=options["fault_rate"]),
         load=Load(
             hours=hours,

@@ -18,6 +18,7 @@ __all__ = ["Outcome", "each_crash", "explore", "live_to_the_end", "run", "shrink
 
 _LIVES_MAX = 10_000
 _SHRINKS_MAX = 300
+_SAID_MAX = 20
 _LIMIT_S = 1e6
 """Virtual seconds that one life may take: eleven days. What goes on for longer goes on for ever."""
 
@@ -75,6 +76,7 @@ def run(
 
 def live_to_the_end(world: SimulatedWorld, life: Life, *, schedule: Schedule | None = None) -> Outcome:
     """Run a life in a given world; see `run`."""
+    __tracebackhide__ = True
     schedule = schedule or SeededSchedule(world.seed)
     steps, ended = 0, False
     with _seeded(world.seed):
@@ -129,7 +131,7 @@ def explore(
             outcomes.append(attempt())
         except Violated as violation:
             violation.add_note(f"seed {seed}" + (f"; repeat it with: {repeat.format(seed=seed)}" if repeat else ""))
-            for line in shrink(lambda schedule, attempt=attempt: attempt(schedule=schedule), seed, violation.rule):  # type: ignore[misc]
+            for line in shrink(lambda schedule, attempt=attempt: attempt(schedule=schedule), seed, violation):  # type: ignore[misc]
                 violation.add_note(line)
             raise
     return outcomes
@@ -160,18 +162,18 @@ def each_crash(life: Life, *, seed: int = 0, faults: Faults | None = None) -> li
     return outcomes
 
 
-def shrink(attempt: Callable[[Schedule], object], seed: int, rule: str) -> list[str]:
-    """Find few upsets of the order of arrival that still break the rule; return them in words.
+def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception) -> list[str]:
+    """Find few upsets of the order of arrival that still make it fail; return them in words.
 
     Halves are left out as long as what remains fails in the same way (delta debugging), within 300 attempts.
 
     Args:
-        attempt: runs the failing thing under a schedule, and raises `Violated`.
+        attempt: runs the failing thing under a schedule, and raises.
         seed: the one that fails.
-        rule: the rule it breaks.
+        failure: what it raises; another type, or another broken rule, is another failure.
     """
     kept = SeededSchedule(seed, keep=True)
-    with suppress(Violated):
+    with suppress(Exception):
         attempt(kept)
     attempts = 0
 
@@ -180,10 +182,8 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, rule: str) -> list[
         attempts += 1
         try:
             attempt(ReplayedSchedule(upsets))
-        except Violated as violation:
-            return violation.rule == rule
-        except Exception:  # noqa: BLE001 - another failure is not the one that is looked for
-            return False
+        except Exception as error:  # noqa: BLE001 - it is compared
+            return _kind(error) == _kind(failure)
         return False
 
     upsets, parts = dict(kept.upsets), 1
@@ -202,7 +202,13 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, rule: str) -> list[
                 break
             parts = min(len(numbers), 2 * parts)
     shown = ReplayedSchedule(upsets)
-    with suppress(Violated):
+    with suppress(Exception):
         attempt(shown)
+    if not upsets:
+        return ["it fails in the order of arrival, too: no race is needed"]
     words = f"it takes {len(upsets)} of {len(kept.upsets)} upsets of the order of arrival, found in {attempts} attempts"
-    return [words, *shown.said[:20]]
+    return [words, *shown.said[:_SAID_MAX]]
+
+
+def _kind(failure: Exception) -> tuple[type[Exception], str]:
+    return type(failure), failure.rule if isinstance(failure, Violated) else ""

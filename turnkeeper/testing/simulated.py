@@ -36,7 +36,7 @@ from turnkeeper.testing.violated import Killed, Violated
 from turnkeeper.testing.watched import WatchedRuntime
 from turnkeeper.testing.world import Life, Load, World
 
-__all__ = ["SimulatedWorld"]
+__all__ = ["SimulatedWorld", "VirtualClock"]
 
 _EPOCH_S: Final = 1_700_000_000.0
 """What virtual wall clocks begin at: a moment in November 2023, as good as any."""
@@ -45,16 +45,27 @@ _PACKAGE: Final = Path(__file__).parents[1]
 _HOUSE: Final = tuple(str(_PACKAGE / layer) for layer in ("actors", "supervisors"))
 
 
-class _Clock:
-    """Wall time that is the loop's virtual time."""
+class VirtualClock:
+    """Wall time that is a world's virtual time."""
 
     __slots__ = ("_world",)
 
     def __init__(self, world: "SimulatedWorld") -> None:
+        """Take the world."""
         self._world = world
 
+    @property
+    def now_s(self) -> float:
+        """Return virtual seconds since the world began."""
+        return self._world.now_s
+
     def time(self) -> float:
+        """Return virtual seconds since the epoch: what rows hold."""
         return _EPOCH_S + self._world.now_s
+
+    async def advance(self, seconds: float) -> None:
+        """Let virtual time pass, and everything that is due in it happen."""
+        await asyncio.sleep(seconds)
 
 
 class _Chance:
@@ -85,6 +96,7 @@ class SimulatedWorld(World):
         self.seed = seed
         self.life = 0
         self.chance = Random(f"scenario {seed}")
+        self.clock = VirtualClock(self)
         self.disk = Disk(f"disk-{seed}")
         self.passed: Counter[str] = Counter()
         self.violation: Violated | None = None
@@ -102,6 +114,10 @@ class SimulatedWorld(World):
         self._kills = 0
         self._past_s = 0.0
 
+    def reset(self) -> None:
+        """Begin anew, as if nothing had happened in this world."""
+        self.__init__(self.seed, self._faults, self.load)  # type: ignore[misc]
+
     @property
     def now_s(self) -> float:
         """Return virtual seconds since the run began."""
@@ -115,7 +131,7 @@ class SimulatedWorld(World):
         self._stores.append(store)
         watched = [msgspec.structs.replace(agent, handler=self._watched(agent)) for agent in agents]
         chance = _Chance(self.seed * 1_000 + self.life)
-        return WatchedRuntime(self, store, watched, settings=settings, clock=_Clock(self), chance=chance, points=self)
+        return WatchedRuntime(self, store, watched, settings=settings, clock=self.clock, chance=chance, points=self)
 
     def happen(self, effect: str) -> None:
         """Let an effect happen; see `World.happen`. An effect that happens twice is a violation."""
@@ -231,6 +247,7 @@ class SimulatedWorld(World):
         Raises:
             Violated: something may not be.
         """
+        __tracebackhide__ = True
         self.life += 1
         self.chance.seed(f"scenario {self.seed}")
         loop = self._loop = SeededLoop(schedule, start_s=self.now_s, limit_s=limit_s)
