@@ -12,7 +12,7 @@ import pytest
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-DRY = {"make test", "make demo", "make bench", "make lint", "make types", "make wheel"}
+DRY = {f"make {target}" for target in ("test", "demo", "bench", "explore", "lint", "mutants", "types", "wheel")}
 """Targets that are run by CI itself, or would run this test: here make only says what it would do."""
 
 
@@ -34,10 +34,14 @@ def in_words(line: str) -> str:
 
 @pytest.mark.parametrize("program", blocks("python"))
 def test_a_program_runs_as_it_is_shown(program: str, tmp_path: Path) -> None:
-    """Every Python block is a whole program."""
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False, capture_output=True, text=True)
+    """Every Python block is a whole program, or a whole file of tests."""
+    (tmp_path / "test_page.py").write_text(program)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    tests = re.search(r"^(async def test_|class Test)", program, re.MULTILINE)
+    command = ["-m", "pytest", "-q", "-W", "error"] if tests else ["-c", program]
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, check=False, capture_output=True, text=True)
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
 
 
