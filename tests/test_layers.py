@@ -46,6 +46,9 @@ PURE = {
 """The parts of the standard library that do no I/O, read no clock, draw no chance and start no task."""
 
 
+PYTESTS = {"pytest", "_pytest"}
+
+
 def name_of(module: Path) -> str:
     """Return a module's dotted name."""
     parts = module.relative_to(TOP).with_suffix("").parts
@@ -139,6 +142,14 @@ def test_the_core_needs_only_its_declared_libraries() -> None:
     } - sys.stdlib_module_names
 
     assert outside <= declared | {"turnkeeper"}
+
+
+def test_the_kit_needs_pytest_only_where_pytest_loads_it() -> None:
+    """Schedules, worlds and scenarios work without pytest; the plugin and the conformance suite are for it."""
+    users = {name_of(module) for module in MODULES for name in imports(module) if name.split(".")[0] in PYTESTS}
+
+    assert all(user.startswith(("turnkeeper.testing.plugin", "turnkeeper.testing.conformance")) for user in users)
+    assert users
 
 
 # ---------------------------------------------------------------- sizes

@@ -51,7 +51,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     crash_at: int = 0
     crash_rate: float = 0.0
     fault_rate: float = 0.0
-    crashes_max: int = 50
+    crashes_max: int = 1_000
     latency_s: float = 0.005
     delay_s: float = 5.0
     full_commits: int = 3

@@ -1,0 +1,92 @@
+"""What the kit has found in the runtime, each by itself on a real file, so that it stays found."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+from looking import FAST, check_invariants, details, kinds, playing, until
+
+from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
+from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.records import EdgeAppended, NodeBeat, Record
+
+
+class Refusing:
+    """A store's `apply` that refuses commits, as a full disk does, while `left` is above zero."""
+
+    def __init__(self, runtime: Runtime, *what: object) -> None:
+        self._what = set(what)
+        self._write = runtime._store.apply
+        self.left = 0
+        runtime._store.apply = self._apply  # type: ignore[method-assign]
+
+    async def _apply(self, points: Sequence[Sequence[Record]]) -> object:
+        kinds = {record.kind if isinstance(record, EdgeAppended) else type(record) for at in points for record in at}
+        if self.left and kinds & self._what:
+            self.left -= 1
+            raise StorageFailed("store", "the disk is full")
+        return await self._write(points)
+
+
+async def test_a_duplicate_that_meets_a_failed_write_leaves_no_gap_in_the_edges(path: Path) -> None:
+    """What memory holds of the turn is ahead of the store then: the duplicate's edge is numbered by the store."""
+
+    @tool(effect=Effect.EFFECTFUL)
+    async def act() -> str:
+        return "acted"
+
+    async def play(turn: Turn) -> str:
+        return await turn.call(act)
+
+    async with Runtime(path, [playing(play)], settings=FAST) as runtime:
+        refusing = Refusing(runtime, "step_intended", "turn_requeued")
+        refusing.left = 2  # the intent, and the first try to take the turn back
+        first = await runtime.tell("s", "play", None, key="k")
+        await until(lambda: not refusing.left)
+        second = await runtime.tell("s", "play", None, key="k")
+        with anyio.fail_after(5):
+            result = await first.deliverable()
+
+        assert (second.duplicate, second.turn_id, result.value) == (True, first.turn_id, "acted")
+    assert kinds(path).count("duplicate_dropped") == 1
+    assert details(path, "turn_requeued")[0].reason == "storage"
+    check_invariants(path)
+
+
+async def test_an_actor_that_is_being_spoken_to_does_not_leave_memory(path: Path) -> None:
+    """With room for one idle actor, forty that are spoken to again and again all answer; no key is taken."""
+    settings = Settings(synchronous="OFF", idle_agents_max=1)
+
+    @agent("echo")
+    async def echo(turn: Turn) -> object:
+        return turn.input
+
+    async with Runtime(path, [echo], settings=settings) as runtime:
+
+        async def speak(number: int) -> list[object]:
+            asked = [runtime.ask(f"s{number}", "echo", number, key=f"k{again % 2}") for again in range(4)]
+            return [result.value for result in await asyncio.gather(*asked)]
+
+        for _ in range(3):
+            assert await asyncio.gather(*map(speak, range(40))) == [[number] * 4 for number in range(40)]
+        await until(lambda: runtime.statistics().agents <= 1)
+
+        assert runtime.statistics().accepted == 80
+    check_invariants(path)
+
+
+async def test_a_heartbeat_that_fails_is_tried_again_before_the_next_is_due(path: Path) -> None:
+    """A short trouble with the disk costs no lease: the retry comes after a backoff, not after a third of the lease."""
+    settings = Settings(synchronous="OFF", lease_s=5.0, retry_base_s=0.01)
+    async with Runtime(path, [], settings=settings) as runtime:
+        refusing = Refusing(runtime, NodeBeat)
+        refusing.left = 2
+        before = runtime._node.lease.until
+        await until(lambda: refusing.left == 0)
+        failed_s = asyncio.get_running_loop().time()
+        await until(lambda: runtime.statistics().persistence.failing == "")
+        renewed_s = asyncio.get_running_loop().time() - failed_s
+
+        assert renewed_s < settings.beat_s / 2
+        assert runtime._node.lease.until > before
