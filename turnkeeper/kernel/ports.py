@@ -88,6 +88,9 @@ class Store(Protocol):
     async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
         """Write the commit points, in order, in one durable transaction.
 
+        What comes is in an order in which it can be applied record by record. A store may apply a batch in another
+        one, as long as what was in such an order ends in the same rows.
+
         Returns:
             The rejected points by index, each with the reason; nothing of a rejected point was written, and
             the other points stand.

@@ -148,6 +148,8 @@ class SqliteStore:
             raise StorageFailed(self.path, "the store is closed")
         try:
             return list(await self._reader.execute_fetchall(queries()[name], parameters))
+        except (OverflowError, UnicodeError):  # what could not be stored is in no row
+            return []
         except sqlite3.Error as error:
             raise explained(self.path, error) from error
 

@@ -54,6 +54,20 @@ BODIES = [b"", b"\0", bytes(range(256)), b"\xff" * 1_000_000]
 class Writing:
     """What a store holds."""
 
+    @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+    async def test_what_could_not_be_stored_is_in_no_row(self, store: Store, number: int) -> None:
+        """Numbers beyond 64 bits and lone surrogates are asked for in vain; they break nothing."""
+        found = [
+            await store.turn(number),
+            await store.deliverable(number),
+            await store.actor_id(Address("", "\ud800", "a")),
+            await store.receipt(number, "k"),
+            await store.receipt(ACTOR, "\ud800"),
+        ]
+
+        assert found == [None] * 5
+        assert await store.edges(number) == []
+
     async def test_a_new_store_has_a_name_and_nothing_in_it(self, stores: Stores) -> None:
         """The first ids are for the runtime to give out."""
         store = stores()
