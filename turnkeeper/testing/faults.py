@@ -1,6 +1,7 @@
 """Faults: what goes wrong in a simulated run, by plan or by chance, and the store that it happens to."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from random import Random
@@ -13,7 +14,7 @@ from turnkeeper.kernel.errors import StorageFailed, StoreInUse, TurnkeeperError
 from turnkeeper.kernel.ports import Points
 from turnkeeper.kernel.records import EdgeAppended, Record
 from turnkeeper.testing.memory import Disk, MemoryStore
-from turnkeeper.testing.stopping import PointedStore
+from turnkeeper.testing.stopping import POINTS, PointedStore
 from turnkeeper.testing.violated import Violated
 
 __all__ = ["Fault", "Faults", "FaultyStore", "Trouble", "Witness"]
@@ -38,6 +39,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
         at: faults by the number of the commit in the whole run, from 1.
         crash_at: the number of the crash point (before and after each commit and each effect), from 1, at which
             the process is killed; 0 for none.
+        crash_point: the one name that counts for `crash_at`, `effect.after` say; empty for every point.
         crash_rate: how likely the process is killed at any one crash point.
         fault_rate: how likely a commit has a fault other than a crash.
         crashes_max: kills by chance in one run; then it is left in peace, so that it ends.
@@ -49,6 +51,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     at: Mapping[int, Fault] = MappingProxyType({})
     crash_at: int = 0
+    crash_point: str = ""
     crash_rate: float = 0.0
     fault_rate: float = 0.0
     crashes_max: int = 1_000
@@ -56,6 +59,24 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float = 5.0
     full_commits: int = 3
     restart_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would quietly do nothing.
+
+        Raises:
+            ValueError: a rate that is no probability, or a crash point that does not exist; names it.
+        """
+        for name in ("crash_rate", "fault_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"{name} must be between 0 and 1, not {getattr(self, name)!r}"
+                raise ValueError(msg)
+        if self.crash_point not in {"", *POINTS}:
+            msg = f"crash_point must be one of {', '.join(POINTS)}, not {self.crash_point!r}"
+            raise ValueError(msg)
+
+    def counted(self, passed: Counter[str]) -> int:
+        """Return how many of the points passed count for `crash_at`."""
+        return passed[self.crash_point] if self.crash_point else passed.total()
 
     @property
     def disk_fails(self) -> bool:
@@ -93,10 +114,10 @@ class Trouble:
             self._full = self._faults.full_commits - 1
         return fault
 
-    def crashes(self, point: int, crashed: int) -> bool:
-        """Say whether the process is killed at this point of the run; `crashed` is how often it has been."""
+    def crashes(self, passed: Counter[str], point: str, crashed: int) -> bool:
+        """Say whether the process is killed at the point that was just passed; `crashed` is how often it has been."""
         faults = self._faults
-        if point == faults.crash_at:
+        if faults.crash_point in {"", point} and faults.crash_at == faults.counted(passed):
             return True
         return bool(faults.crash_rate) and crashed < faults.crashes_max and self._draw() < faults.crash_rate
 

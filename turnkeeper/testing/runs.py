@@ -30,7 +30,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         seed: what it followed from.
         digest: of every row in the end; equal for equal seeds, in any process.
         lives: processes it took: one, and one more for each kill.
-        points: crash points passed.
+        points: crash points passed; of one name, if the faults name one.
         steps: callbacks run by the loop.
         virtual_s: how long it took in virtual time.
         turns: turns in the store in the end.
@@ -90,7 +90,7 @@ def live_to_the_end(world: SimulatedWorld, life: Life, *, schedule: Schedule | N
         seed=world.seed,
         digest=world.disk.digest(),
         lives=world.life,
-        points=world.passed.total(),
+        points=world.faults.counted(world.passed),
         steps=steps,
         virtual_s=world.now_s,
         turns=tally.turns,
@@ -141,7 +141,7 @@ def each_crash(life: Life, *, seed: int = 0, faults: Faults | None = None) -> li
     """Kill the process at its 1st, 2nd, ... n-th crash point, a new world each time, until a run passes untouched.
 
     After each kill the life is run again in the same world; then everything is checked. Crash points stand before
-    and after every commit and every effect.
+    and after every commit and every effect; `Faults(crash_point="effect.after")` takes those of one name only.
 
     Returns:
         The outcomes, one a crash point and the untouched one last.

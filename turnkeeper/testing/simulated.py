@@ -85,6 +85,7 @@ class SimulatedWorld(World):
     """A world in memory, in virtual time. A violation that an oracle finds ends the run at once.
 
     Args:
+        faults: what goes wrong in it.
         disk: what the store holds.
         passed: the crash points so far, by name.
         before_time_passes: called whenever time is about to go on, for whoever wants to watch.
@@ -100,8 +101,8 @@ class SimulatedWorld(World):
         self.disk = Disk(f"disk-{seed}")
         self.passed: Counter[str] = Counter()
         self.violation: Violated | None = None
-        self._faults = faults or Faults()
-        self._trouble = Trouble(self._faults, seed)
+        self.faults = faults or Faults()
+        self._trouble = Trouble(self.faults, seed)
         self._oracles = Oracles(self.disk)
         self._effects: Counter[str] = Counter()
         self._receipts: dict[tuple[Address, str], int] = {}
@@ -116,7 +117,7 @@ class SimulatedWorld(World):
 
     def reset(self) -> None:
         """Begin anew, as if nothing had happened in this world."""
-        self.__init__(self.seed, self._faults, self.load)  # type: ignore[misc]
+        self.__init__(self.seed, self.faults, self.load)  # type: ignore[misc]
 
     @property
     def now_s(self) -> float:
@@ -127,7 +128,7 @@ class SimulatedWorld(World):
 
     def runtime(self, agents: Sequence[Agent], *, settings: Settings | None = None) -> Runtime:
         """Return a runtime on the disk, whose handlers and effects are watched; see `World.runtime`."""
-        store = FaultyStore(self.disk, self, self._faults, self._trouble)
+        store = FaultyStore(self.disk, self, self.faults, self._trouble)
         self._stores.append(store)
         watched = [msgspec.structs.replace(agent, handler=self._watched(agent)) for agent in agents]
         chance = _Chance(self.seed * 1_000 + self.life)
@@ -174,7 +175,7 @@ class SimulatedWorld(World):
         if point == "effect.before":
             with self._asked():
                 self._oracles.calling(subject)
-        if self._trouble.crashes(self.passed.total(), self._kills):
+        if self._trouble.crashes(self.passed, point, self._kills):
             self.kill()
 
     def kill(self) -> NoReturn:
@@ -199,7 +200,7 @@ class SimulatedWorld(World):
         if not self._runtimes:
             self._check_left_behind("after closing")
             running = [turn.turn_id for turn in self.disk.turns.values() if turn.state == TurnState.RUNNING]
-            if running and not self._faults.disk_fails:  # or its last words may have been refused
+            if running and not self.faults.disk_fails:  # or its last words may have been refused
                 self.report(Violated("closing hands back what it cuts off", f"turns {running} are left running"))
 
     def committed(self, points: Sequence[Sequence[Record]], rejected: Mapping[int, TurnkeeperError]) -> None:
@@ -261,7 +262,7 @@ class SimulatedWorld(World):
         except Killed:
             pass
         except StorageFailed as error:
-            if not self._faults.disk_fails:
+            if not self.faults.disk_fails:
                 raise
             self._kills += 1  # a process that ends so is started again
             loop.mishaps.append(repr(error))
@@ -279,7 +280,7 @@ class SimulatedWorld(World):
         return ended, loop.steps
 
     def _end_life(self, loop: SeededLoop) -> None:
-        self._past_s = loop.time() + self._faults.restart_s
+        self._past_s = loop.time() + self.faults.restart_s
         for store in self._stores:
             store.die()
         loop.abandon()

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import TurnkeeperError
@@ -12,7 +13,10 @@ from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["KillAt", "PointedStore"]
+__all__ = ["POINTS", "KillAt", "PointedStore"]
+
+POINTS: Final = ("commit.before", "commit.after", "effect.before", "effect.after")
+"""The names of the crash points, in the order in which an effect's intent passes them."""
 
 
 class KillAt:
