@@ -284,7 +284,8 @@ class SessionAgent:
     ) -> None:
         if error is not None:
             if successor is not None and before is not None:
-                successor.row = before
+                if before.edges < successor.row.edges:  # or a duplicate of it was refused, too, and took back more
+                    successor.row = before
                 self._queue.appendleft(successor)
             turn.broken = error
             self._node.start(self._resync(turn))

@@ -7,7 +7,7 @@ from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.kernel.errors import KeyTaken, TurnkeeperError, UnknownAgent, VersionConflict
+from turnkeeper.kernel.errors import KeyTaken, StaleEpoch, TurnkeeperError, UnknownAgent, VersionConflict
 from turnkeeper.kernel.lifecycle import drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
@@ -91,7 +91,7 @@ class Reception:
             try:
                 turn, duplicate = await agent.admit(key, payload, digest, retired=retired)
                 return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
-            except (KeyTaken, VersionConflict) as error:
+            except (KeyTaken, VersionConflict, StaleEpoch) as error:
                 lost = error
             known = await self._node.store.receipt(agent.actor_id, key or "")
             if known is None or agent.holds(known.key):

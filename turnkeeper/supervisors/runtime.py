@@ -36,6 +36,9 @@ __all__ = ["Runtime", "RuntimeStatistics"]
 _LAST_WORDS_S = 1.0
 """How long a cancelled handler may take to clean up before the runtime closes without it."""
 
+_BEAT_AGAIN_S = 1.0
+"""When a heartbeat that failed is tried again: at the next beat, two short troubles could cost the lease."""
+
 
 class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a runtime holds now, and has done since it started."""
@@ -302,16 +305,15 @@ class Runtime:
                 turn.abandon(node.failed)
 
     async def _beat(self, node: Node) -> None:
-        failures = 0
+        pause_s = node.settings.beat_s
         while True:
-            pause_s = node.settings.backoff_s(failures, node.chance.random()) if failures else node.settings.beat_s
-            await anyio.sleep(min(pause_s, node.settings.beat_s))
+            await anyio.sleep(pause_s)
+            pause_s = node.settings.beat_s
             node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)
             try:
                 await node.persistence.commit([NodeBeat(node.lease.until, node.lease.boot_id)])
-                failures = 0
-            except TurnkeeperError as error:  # sooner than the next beat, or a short trouble could cost the lease
-                failures += 1
+            except TurnkeeperError as error:
+                pause_s = _BEAT_AGAIN_S
                 node.log.warning("node.beat_failed", error=str(error))
 
     def _open_node(self) -> Node:

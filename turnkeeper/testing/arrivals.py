@@ -3,7 +3,7 @@
 import csv
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -19,7 +19,9 @@ def poisson(per_s: float, seconds: float, chance: Random) -> Iterator[float]:
 
 
 def recorded(file: Path) -> list[float]:
-    """Return the arrival times of a trace, s from its first: a CSV file with a column TIMESTAMP.
+    """Return the arrival times of a trace, s from its first.
+
+    It is a CSV file with a column TIMESTAMP, in UTC where it names no zone.
 
     Raises:
         OSError: it cannot be read.
@@ -33,7 +35,8 @@ def recorded(file: Path) -> list[float]:
             raise ValueError(msg)
         for row in reader:
             try:
-                times.append(datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp())
+                at = datetime.fromisoformat(row["TIMESTAMP"])
+                times.append((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
             except (TypeError, ValueError) as error:
                 msg = f"line {reader.line_num}: {error}"
                 raise ValueError(msg) from error

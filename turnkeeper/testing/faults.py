@@ -70,6 +70,16 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} must be between 0 and 1, not {getattr(self, name)!r}"
                 raise ValueError(msg)
+        for name, least in (
+            ("full_commits", 1),
+            ("latency_s", 0),
+            ("delay_s", 0),
+            ("restart_s", 0),
+            ("crashes_max", 0),
+        ):
+            if getattr(self, name) < least:
+                msg = f"{name} must be at least {least}, not {getattr(self, name)!r}"
+                raise ValueError(msg)
         if self.crash_point not in {"", *POINTS}:
             msg = f"crash_point must be one of {', '.join(POINTS)}, not {self.crash_point!r}"
             raise ValueError(msg)
@@ -104,10 +114,10 @@ class Trouble:
     def fault(self) -> Fault | None:
         """Return what happens to the next commit."""
         self._commits += 1
+        fault = self._faults.at.get(self._commits)
         if self._full:
             self._full -= 1
-            return Fault.FAIL
-        fault = self._faults.at.get(self._commits)
+            return fault or Fault.FAIL
         if fault is None and self._faults.fault_rate and self._draw() < self._faults.fault_rate:
             fault = _BY_CHANCE[int(self._draw() * len(_BY_CHANCE))]
         if fault is Fault.FULL:

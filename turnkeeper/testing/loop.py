@@ -16,7 +16,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from warnings import catch_warnings, simplefilter
-from weakref import WeakSet
 
 from turnkeeper.testing.schedule import Schedule
 from turnkeeper.testing.violated import Deadlocked, Killed, Stalled
@@ -25,9 +24,13 @@ __all__ = ["SeededLoop", "waiting_tasks"]
 
 _STEPS_WITHOUT_TIME_MAX: Final = 1_000_000
 _CANCELLED_TIMERS_MAX: Final = 100
+_TASKS_ROOM: Final = 256
 _SHOWN_MAX: Final = 20
 _LAST_WORDS_MAX: Final = 100
 """How many coroutines, and awaits in their `finally` blocks, a killed task is closed over."""
+
+
+_ASYNCIO: Final = Path(asyncio.__file__).parent
 
 
 class _Task(asyncio.Task[Any]):
@@ -81,7 +84,8 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._steps_end = _STEPS_WITHOUT_TIME_MAX
         self._killed = self._abandoned = False
         self.steps = 0
-        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks_room = _TASKS_ROOM
         self.mishaps: list[str] = []
         self.before_time_passes: list[Callable[[], None]] = []
         self.set_exception_handler(_keep_mishap)
@@ -92,7 +96,19 @@ class SeededLoop(asyncio.BaseEventLoop):
 
     def tasks(self) -> "list[asyncio.Task[Any]]":
         """Return the tasks that are not done, in the order in which they were created."""
-        return sorted((task for task in self._tasks if not task.done()), key=hash)
+        return [task for task in self._tasks if not task.done()]
+
+    def unheard(self) -> list[str]:
+        """Return the exceptions of tasks that are done and of which nobody has taken notice."""
+        unheard = [task for task in self._tasks if _is_unheard(task)]
+        return [f"{task.get_name()} raised {task.exception()!r}" for task in unheard]  # asking is taking notice
+
+    def _keep(self, task: "asyncio.Task[Any]") -> None:
+        """Hold a task until it is done and heard: the garbage collector must not decide what happens."""
+        if len(self._tasks) >= self._tasks_room:
+            self._tasks = [kept for kept in self._tasks if not kept.done() or _is_unheard(kept)]
+            self._tasks_room = max(_TASKS_ROOM, 2 * len(self._tasks))
+        self._tasks.append(task)
 
     def next_number(self) -> int:
         """Return a number that no task or future of this loop has yet."""
@@ -105,6 +121,7 @@ class SeededLoop(asyncio.BaseEventLoop):
     def abandon(self) -> None:
         """Drop all that was going on, as a kill does: nothing of it is resumed, and nobody is told."""
         self._abandoned = True
+        before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)  # for whoever asks for it with his last words
         try:
             with catch_warnings():
@@ -112,11 +129,12 @@ class SeededLoop(asyncio.BaseEventLoop):
                 for task in self.tasks():
                     task._log_destroy_pending = False  # type: ignore[attr-defined] # asyncio's own switch
                     _silence(task.get_coro())
+                self._tasks.clear()
         finally:
-            asyncio._set_running_loop(None)
-        self._ready.clear()
-        self._scheduled.clear()
-        self.close()
+            asyncio._set_running_loop(before)
+            self._ready.clear()
+            self._scheduled.clear()
+            self.close()
 
     # ------------------------------------------------------------ what asyncio asks of a loop
 
@@ -129,7 +147,7 @@ class SeededLoop(asyncio.BaseEventLoop):
             raise Killed
         task = _Task(coro, loop=self, context=context)
         task.set_name(name if name is not None else f"{getattr(coro, '__qualname__', 'task')}-{hash(task)}")
-        self._tasks.add(task)
+        self._keep(task)
         return task
 
     def create_future(self) -> Any:
@@ -150,6 +168,8 @@ class SeededLoop(asyncio.BaseEventLoop):
                 return
             try:
                 future.set_result(func(*args))
+            except StopIteration as error:  # which no future takes
+                future.set_exception(RuntimeError(f"{func!r} raised {error!r}"))
             except Exception as error:  # noqa: BLE001 - it is the awaiting task's
                 future.set_exception(error)
 
@@ -213,16 +233,26 @@ class SeededLoop(asyncio.BaseEventLoop):
         """Do nothing: nobody else can wake the loop."""
 
 
+_undead: Final[list[Any]] = []
+"""Coroutines that would not end: let go of, they would go on in the garbage collector's hands."""
+
+
 def _silence(coroutine: Any) -> None:
     """Close a killed coroutine from the inside out, over every await of its last words: nobody hears them."""
     for _ in range(_LAST_WORDS_MAX):
         innermost = coroutine
-        while getattr(innermost.cr_await, "cr_frame", None) is not None:
+        while getattr(getattr(innermost, "cr_await", None), "cr_frame", None) is not None:
             innermost = innermost.cr_await
         with suppress(BaseException):
             innermost.close()
-        if coroutine.cr_frame is None:
+        if getattr(coroutine, "cr_frame", None) is None:
             return
+    _undead.append(coroutine)
+
+
+def _is_unheard(task: "asyncio.Task[Any]") -> bool:
+    """Say whether a task has raised and nobody has asked for it: what asyncio would log once it is collected."""
+    return bool(task._log_traceback)
 
 
 def _keep_mishap(loop: Any, context: dict[str, Any]) -> None:
@@ -242,11 +272,11 @@ def waiting_tasks(loop: SeededLoop) -> str:
 
 
 def _place(coroutine: Any) -> str:
-    """Return the innermost place at which a suspended coroutine stands."""
+    """Return the innermost place at which a suspended coroutine stands, outside of asyncio itself."""
     place = "before its first step"
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
+        if frame is not None and Path(frame.f_code.co_filename).parent != _ASYNCIO:
             place = f"in {frame.f_code.co_qualname} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return place

@@ -150,8 +150,8 @@ class Oracles:
         turns in the commit that is being written.
         """
         lease = self._disk.nodes.get(node.lease.boot_id)
-        failing = node.persistence.statistics().failing
-        if lease is not None and lease.lease_until < node.clock.time() and not failing:
+        held_up = writing or node.persistence.statistics().failing
+        if lease is not None and lease.lease_until < node.clock.time() and not held_up:
             raise Violated("a lease outlives its boot", f"boot {lease.boot_id} works on after its lease ran out")
         if node.tasks:  # what the store refused is being read again
             return

@@ -129,10 +129,10 @@ def explore(
         attempt = partial(run, life, seed=seed, faults=faults, load=load)
         try:
             outcomes.append(attempt())
-        except Violated as violation:
-            violation.add_note(f"seed {seed}" + (f"; repeat it with: {repeat.format(seed=seed)}" if repeat else ""))
-            for line in shrink(lambda schedule, attempt=attempt: attempt(schedule=schedule), seed, violation):  # type: ignore[misc]
-                violation.add_note(line)
+        except Exception as failure:
+            failure.add_note(f"seed {seed}" + (f"; repeat it with: {repeat.format(seed=seed)}" if repeat else ""))
+            for line in shrink(lambda schedule, attempt=attempt: attempt(schedule=schedule), seed, failure):  # type: ignore[misc]
+                failure.add_note(line)
             raise
     return outcomes
 
@@ -154,8 +154,8 @@ def each_crash(life: Life, *, seed: int = 0, faults: Faults | None = None) -> li
         planned = msgspec.structs.replace(faults or Faults(), crash_at=point)
         try:
             outcomes.append(run(life, seed=seed, faults=planned))
-        except Violated as violation:
-            violation.add_note(f"killed at crash point {point}, seed {seed}: run(life, seed={seed}, faults={planned})")
+        except Exception as failure:
+            failure.add_note(f"killed at crash point {point}, seed {seed}: run(life, seed={seed}, faults={planned})")
             raise
         if outcomes[-1].points < point:
             break
@@ -179,6 +179,8 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception)
 
     def fails(upsets: Mapping[int, int]) -> bool:
         nonlocal attempts
+        if attempts >= _SHRINKS_MAX:
+            return False
         attempts += 1
         try:
             attempt(ReplayedSchedule(upsets))

@@ -1,10 +1,12 @@
 """The simulated world: a life in virtual time, under a seeded schedule, with faults and every oracle on.
 
-async def life(world: World) -> None:
-async with world.runtime([billing]) as runtime:
-await runtime.ask("session-1", "billing", {"order": "W42"}, key="msg-17")
+    async def life(world: World) -> None:
+        async with world.runtime([billing]) as runtime:
+            await runtime.ask("session-1", "billing", {"order": "W42"}, key="msg-17")
 
-run(life, seed=17, faults=Faults(crash_rate=0.05))
+    run(life, seed=17, faults=Faults(crash_rate=0.05))
+
+Equal seeds give equal worlds.
 """
 
 import asyncio
@@ -105,7 +107,8 @@ class SimulatedWorld(World):
         self._trouble = Trouble(self.faults, seed)
         self._oracles = Oracles(self.disk)
         self._effects: Counter[str] = Counter()
-        self._receipts: dict[tuple[Address, str], int] = {}
+        self._receipts: dict[int, tuple[Address, str]] = {}
+        self._latest: dict[tuple[Address, str], int] = {}
         self._bodies: dict[int, bytes] = {}
         self._runtimes: list[WatchedRuntime] = []
         self._stores: list[FaultyStore] = []
@@ -148,9 +151,15 @@ class SimulatedWorld(World):
 
     def acknowledged(self, receipt: Receipt) -> None:
         """Remember a receipt, and check it against what clients were told before."""
-        turn_id = self._receipts.setdefault((receipt.address, receipt.key), receipt.turn_id)
-        if turn_id != receipt.turn_id:
-            said = f"{receipt.address} {receipt.key} was turn {turn_id}, and is turn {receipt.turn_id} now"
+        of = receipt.address, receipt.key
+        self._receipts[receipt.turn_id] = of
+        before = self._latest.setdefault(of, receipt.turn_id)
+        if before == receipt.turn_id:
+            return
+        self._latest[of] = receipt.turn_id
+        known = self.disk.receipts.get(before)
+        if known is None or not known.retired:  # or its time to live was over
+            said = f"{receipt.address} {receipt.key} was turn {before}, and is turn {receipt.turn_id} now"
             self.report(Violated("one receipt a key", said))
 
     def delivered(self, result: Result) -> None:
@@ -249,35 +258,42 @@ class SimulatedWorld(World):
             Violated: something may not be.
         """
         __tracebackhide__ = True
+        _refuse_running_loop()
         self.life += 1
         self.chance.seed(f"scenario {self.seed}")
         loop = self._loop = SeededLoop(schedule, start_s=self.now_s, limit_s=limit_s)
         loop.before_time_passes.append(self._time_passes)
         self._alive = True
-        ended = False
+        ended, unheard = False, list[str]()
         try:
             loop.run_until_complete(_lived(life, self))
             self._check_left_behind("after the life returned")
+            unheard = [*loop.mishaps, *loop.unheard()]
             ended = True
         except Killed:
             pass
-        except StorageFailed as error:
-            if not self.faults.disk_fails:
-                raise
-            self._kills += 1  # a process that ends so is started again
-            loop.mishaps.append(repr(error))
-        except Exception as error:
-            if self.violation is not None:
-                raise self.violation from error
-            raise
+        except Exception as error:  # noqa: BLE001 - it is raised, unless it is what a failing disk does
+            self._judge(error)
         finally:
             self._alive = False
             self._end_life(loop)
         if self.violation is not None:
             raise self.violation
-        if ended and loop.mishaps:
-            raise Violated("nothing fails unheard", "; ".join(loop.mishaps[:3]))
+        if ended and unheard:
+            raise Violated("nothing fails unheard", "; ".join(unheard[:3]))
         return ended, loop.steps
+
+    def _judge(self, error: Exception) -> None:
+        """Raise what a life ended with, but for a failing disk: a process that ends so is started again."""
+        leaves = _leaves(error)
+        violation = self.violation or next((leaf for leaf in leaves if isinstance(leaf, Violated)), None)
+        if violation is error:
+            raise error
+        if violation is not None:
+            raise violation from error
+        if not self.faults.disk_fails or not all(isinstance(leaf, StorageFailed) for leaf in leaves):
+            raise error
+        self._kills += 1
 
     def _end_life(self, loop: SeededLoop) -> None:
         self._past_s = loop.time() + self.faults.restart_s
@@ -305,7 +321,7 @@ class SimulatedWorld(World):
         tally = Tally()
         for found in check_rows(self.disk.rows(), tally):
             raise Violated(found.rule, f"{found.where} {found.what}")
-        for (address, key), turn_id in self._receipts.items():
+        for turn_id, (address, key) in self._receipts.items():
             receipt = self.disk.receipts.get(turn_id)
             if receipt is None or receipt.key != key or self.disk.actors[receipt.actor_id] != address:
                 raise Violated("what was acknowledged is never lost", f"{address} {key}: turn {turn_id} is not stored")
@@ -316,11 +332,27 @@ class SimulatedWorld(World):
         return tally
 
 
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    msg = "another loop is running, and a life has its own: use a plain function, or in pytest the fixture `world`"
+    raise RuntimeError(msg)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return what is in exception groups, however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+    return [error]
+
+
 async def _lived(life: Life, world: World) -> None:
     await life(world)
 
 
 def _of_house(task: "asyncio.Task[Any]") -> bool:
-    """Say whether a task is the library's own work."""
+    """Say whether a task is the library's own: its own are private; public ones are awaited by its users."""
     code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and code.co_filename.startswith(_HOUSE)
+    return code is not None and code.co_filename.startswith(_HOUSE) and code.co_name.startswith("_")
