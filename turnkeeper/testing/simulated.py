@@ -105,7 +105,7 @@ class SimulatedWorld(World):
         self.violation: Violated | None = None
         self.faults = faults or Faults()
         self._trouble = Trouble(self.faults, seed)
-        self._oracles = Oracles(self.disk)
+        self._oracles = Oracles(self.disk, disk_fails=self.faults.disk_fails)
         self._effects: Counter[str] = Counter()
         self._receipts: dict[int, tuple[Address, str]] = {}
         self._latest: dict[tuple[Address, str], int] = {}
