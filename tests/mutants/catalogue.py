@@ -1,0 +1,15 @@
+"""The catalogue: every mutant, by the part of the library that it is planted in."""
+
+from typing import Final
+
+from mutants.mailboxes import MAILBOXES
+from mutants.mutant import Mutant
+from mutants.receipts import RECEIPTS
+from mutants.recovering import RECOVERING
+from mutants.steps import STEPS
+from mutants.turns import TURNS
+from mutants.writing import WRITING
+
+__all__ = ["MUTANTS"]
+
+MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS)

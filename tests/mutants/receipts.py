@@ -1,0 +1,114 @@
+"""Bugs of the reception: two instances of one actor, keys that stand for too much or too little."""
+
+# ruff: noqa: E501 - the library's source is quoted line by line
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["RECEIPTS"]
+
+_reception = partial(Mutant, where="supervisors.reception")
+_receipt = partial(Mutant, where="kernel.receipt")
+
+RECEIPTS: Final[tuple[Mutant, ...]] = (
+    _reception(
+        name="first messages race into several instances of one actor",
+        edits=(
+            ("        opening = self._opening.get(address)\n", "        opening = None\n"),
+            ("            opening.add_done_callback(lambda _: self._opening.pop(address))\n", ""),
+            (
+                "            agent = self._agents.setdefault(address, fresh)",
+                "            agent = self._agents[address] = fresh",
+            ),
+        ),
+        point="14: first messages racing into several instances",
+    ),
+    _reception(
+        name="an actor that is spoken to again may still leave memory as idle",
+        missing="programs with idle_agents_max=1 and several turns an actor: 16 actors share 15 turns, so none is evicted busy",
+        edits=(("        self._idle.pop(address, None)\n", ""),),
+        point="14: several instances of one actor",
+    ),
+    _reception(
+        name="an actor leaves memory while somebody is about to speak to it",
+        edits=(("        if agent.address in self._callers:\n            return\n", ""),),
+        point="14: several instances of one actor",
+    ),
+    _reception(
+        name="a key whose turn has ended is taken for a new one",
+        edits=(
+            (
+                "                    return await self._drop(address, known)",
+                "                    retired = known.receipt_id",
+            ),
+        ),
+        point="12: a restart applies the whole inbox again",
+    ),
+    _reception(
+        name="the key of a turn that has ended is refused as taken",
+        edits=(
+            (
+                "            except (KeyTaken, VersionConflict, StaleEpoch) as error:",
+                "            except (VersionConflict, StaleEpoch) as error:",
+            ),
+        ),
+        point="7: a redelivery is refused",
+    ),
+    _reception(
+        name="a duplicate that meets a resync is refused",  # this one was ours
+        edits=(
+            (
+                "            except (KeyTaken, VersionConflict, StaleEpoch) as error:",
+                "            except (KeyTaken, VersionConflict) as error:",
+            ),
+        ),
+        point="7: a redelivery is refused",
+        missing="programs under long storms: with 50 kills a run it takes 400 seeds",
+    ),
+    Mutant(
+        name="the tenant is left out of the address",
+        where="supervisors.runtime",
+        edits=(
+            ("        to = address(tenant, session_id, agent_id)", '        to = address("", session_id, agent_id)'),
+        ),
+        point="6: single active on another key",
+    ),
+    Mutant(
+        name="an actor is opened by session alone, whichever agent is spoken to",
+        where="supervisors.reception",
+        edits=(
+            (
+                "        actor_id = await self._node.store.actor_id(address)\n        if actor_id is None:",
+                (
+                    "        found = [agent.actor_id for to, agent in self._agents.items() if to.session_id == address.session_id]\n"
+                    "        actor_id = found[0] if found else await self._node.store.actor_id(address)\n        if actor_id is None:"
+                ),
+            ),
+        ),
+        point="6: single active on another key",
+    ),
+    _receipt(
+        name="a key answers for another payload",
+        edits=(("    if known.digest != digest:\n        raise IdempotencyConflict(known.key, known.turn_id)\n", ""),),
+        point="9: what is another message is taken for the same",
+        missing="a scenario that sends another payload under a key that is taken, and that IdempotencyConflict is raised",
+    ),
+    _receipt(
+        name="a key never expires",
+        edits=(("    if now >= known.expires_at:", "    if now >= known.expires_at > now:"),),
+        point="8: a message lost for the key's whole life",
+        missing="a scenario with a short idempotency_s that sends a key again after it: there must be a second turn",
+    ),
+    Mutant(
+        name="a duplicate of an ended turn leaves no edge",
+        where="kernel.lifecycle",
+        edits=(
+            (
+                '        return None, [seen, EdgeAppendedLate(EdgeKind.DUPLICATE_DROPPED._value_, at, b"", turn_id)]',
+                "        return None, [seen]",
+            ),
+        ),
+    ),
+)

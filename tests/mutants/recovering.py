@@ -1,0 +1,109 @@
+"""Bugs of recovery and of resync: what goes on only if somebody asks, or from where it never was."""
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["RECOVERING"]
+
+_recovery = partial(Mutant, where="supervisors.recovery")
+_resync = partial(Mutant, where="actors.resync")
+_session = partial(Mutant, where="actors.session")
+_runtime = partial(Mutant, where="supervisors.runtime")
+
+RECOVERING: Final[tuple[Mutant, ...]] = (
+    _recovery(
+        name="recovered turns wait for the next message",
+        edits=(("    for agent in agents.values():\n        agent.proceed()\n", ""),),
+        point="10: recovery only on new traffic",
+    ),
+    _recovery(
+        name="a turn is taken back from a dead boot only once",
+        edits=(
+            (
+                "        if row.state is TurnState.RUNNING:",
+                "        if row.state is TurnState.RUNNING and row.attempt == 1:",
+            ),
+        ),
+        point="10: a state that nothing resumes",
+    ),
+    _recovery(
+        name="each recovered turn gets an actor of its own",
+        edits=(
+            (
+                "            agent = reception.restored(turn.address, row.actor_id)\n",
+                (
+                    "            reception._agents.pop(turn.address, None)\n"
+                    "            agent = reception.restored(turn.address, row.actor_id)\n"
+                ),
+            ),
+        ),
+        point="14: several instances of one actor",
+    ),
+    _recovery(
+        name="recovery takes its turns for its own before the store has them",
+        edits=(("    told(None)\n    await done\n", "    told(None)\n"),),
+        point="8: acts on what is not committed",
+        missing="recovery's commit refused (not killed): then nothing may have been started",
+    ),
+    _session(
+        name="recovered turns come back in the opposite order",
+        edits=(
+            (
+                "            self._stand(turn)\n        else:\n            self._queue.append(turn)",
+                "            self._stand(turn)\n        else:\n            self._queue.appendleft(turn)",
+            ),
+        ),
+    ),
+    _session(
+        name="resync does not put the turn back into its queue",
+        edits=(
+            (
+                "        elif row is not None:\n            self._place(turn)\n        self._next()",
+                "        self._next()",
+            ),
+        ),
+        point="10: left to nobody",
+    ),
+    _session(
+        name="resync does not clear the flag that says the record has a hole",
+        edits=(("        turn.broken = None\n        if row is None:", "        if row is None:"),),
+    ),
+    _resync(
+        name="a refused turn that is running in the store is queued in memory only",
+        slow=True,
+        edits=(("                await node.persistence.commit(change.records)\n", ""),),
+        point="10: a state that nothing resumes",
+    ),
+    _resync(
+        name="resync gives up at the first failing read",
+        edits=(
+            (
+                '            node.log.warning("turn.resync_failed", turn_id=turn_id, error=type(error).__name__)',
+                (
+                    '            node.log.warning("turn.resync_failed", turn_id=turn_id, error=type(error).__name__)\n'
+                    "            return None, None"
+                ),
+            ),
+        ),
+        point="10: left to nobody",
+    ),
+    _resync(
+        name="resync goes on from memory where the store says otherwise",
+        slow=True,
+        edits=(("            row = await node.store.turn(turn_id)\n", "            row = turn.row\n"),),
+        point="11: what is in memory is believed",
+    ),
+    _runtime(
+        name="a heartbeat does not renew the lease",
+        edits=(("            node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)\n", ""),),
+        point="3, 12: heartbeats that do not renew the lease",
+    ),
+    _runtime(
+        name="the heartbeat stops at its first failure",
+        missing="lease oracle where the disk fails: it is off, yet a beat is due soon after the last failed commit",
+        edits=(("                pause_s = _BEAT_AGAIN_S\n", "                return\n"),),
+        point="3: no heartbeat while running",
+    ),
+)

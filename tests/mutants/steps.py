@@ -1,0 +1,173 @@
+"""Bugs of steps: effects that happen twice, records that do not stand, reruns that ask for others."""
+
+# ruff: noqa: E501 - the library's source is quoted line by line
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["STEPS"]
+
+_steps = partial(Mutant, where="actors.steps")
+_step = partial(Mutant, where="kernel.step")
+_run = partial(Mutant, where="actors.run")
+
+STEPS: Final[tuple[Mutant, ...]] = (
+    _steps(
+        name="an effect does not wait for its intent to be durable",
+        edits=(
+            (
+                "            await self._commit(\n                EdgeKind.STEP_INTENDED,",
+                "            self._record(\n                EdgeKind.STEP_INTENDED,",
+            ),
+        ),
+        point="11: the disk held nothing of the charge",
+    ),
+    _steps(
+        name="an idempotent step leaves no intent",
+        edits=(
+            (
+                "        if tool.effect is not Effect.PURE:\n            arguments =",
+                "        if tool.effect is Effect.EFFECTFUL:\n            arguments =",
+            ),
+        ),
+        point="11: the disk held nothing of the call",
+    ),
+    _steps(
+        name="results are recorded in the first run only",
+        edits=(
+            (
+                "        self._record_result(tool, call, encoded, _unless_intended(tool, call))\n        self._node.counters.steps += 1",
+                (
+                    "        if self._turn.row.attempt == 1:\n"
+                    "            self._record_result(tool, call, encoded, _unless_intended(tool, call))\n"
+                    "        self._node.counters.steps += 1"
+                ),
+            ),
+        ),
+        point="11: results are not durable step by step",
+        missing="oracle at turn_completed: that no step of the turn stands as intended or unknown",
+    ),
+    _steps(
+        name="what a probe found is not recorded",
+        edits=(
+            (
+                "                self._record_result(tool, call, encoded, NOTHING)\n                return value",
+                "                return value",
+            ),
+        ),
+        point="11: results are not durable step by step",
+        missing="oracle at turn_completed: that no step of the turn stands as intended or unknown",
+    ),
+    _steps(
+        name="a result is remembered and not recorded",
+        missing="oracle at each commit: an effect that has returned (effect.after) has its result on disk by the turn's next edge",
+        edits=(
+            (
+                "        self._record(EdgeKind.STEP_SUCCEEDED, StepResult(call.issued, *call.name, msgspec.Raw(encoded), arguments))\n",
+                (
+                    "        self._turn.steps[call.name] = StepRecord(\n"
+                    "            issued=call.issued, name=call.name, status=StepStatus.SUCCEEDED, arguments=call.arguments, result=encoded\n"
+                    "        )\n"
+                ),
+            ),
+        ),
+        point="11: checkpoints that memory alone has",
+    ),
+    _steps(
+        name="calls of a name are counted over all turns of the process",
+        edits=(
+            (
+                'turn: OpenTurn) -> None:\n        """Begin a run',
+                'turn: OpenTurn, of_name: dict[str, int] = {}) -> None:\n        """Begin a run',
+            ),
+            ("        self._of_name: dict[str, int] = {}", "        self._of_name = of_name"),
+        ),
+    ),
+    _steps(
+        name="a step is known by its place among all steps of the turn",
+        edits=(("        nth = self._of_name.get(tool.name, 0)", "        nth = self._issued"),),
+        missing="a scenario whose reruns leave out, or add, a pure step (as a changed handler does)",
+    ),
+    _steps(
+        name="an effect that took too long is called again",
+        edits=(
+            (
+                '            if tool.effect is Effect.EFFECTFUL:\n                return await self._settle_doubt(tool, call, "a timeout", recorded=None)\n',
+                "            if tool.effect is Effect.EFFECTFUL:\n                return await self._run(tool, call)\n",
+            ),
+        ),
+    ),
+    _steps(
+        name="a step has another idempotency key in each attempt",
+        edits=(
+            (
+                "idempotency_key(self._node.store_id, self._turn.row.turn_id, name)",
+                'f"{idempotency_key(self._node.store_id, self._turn.row.turn_id, name)}/{self._turn.row.attempt}"',
+            ),
+        ),
+        missing="oracle at each call: that all intents of a step carry one key; or a tool that knows repeats by its key",
+    ),
+    _steps(
+        name="a step of an earlier run may write into the next one",
+        edits=(
+            (
+                (
+                    "        if self._turn.row.epoch != self._epoch:\n"
+                    "            raise StaleEpoch(self._turn.row.turn_id, self._epoch)\n        if self._turn.broken"
+                ),
+                "        if self._turn.broken",
+            ),
+        ),
+        point="12: a zombie owner completes after expiry",
+        missing="a scenario whose handler starts a task that calls a step, and ends without waiting for it",
+    ),
+    _step(
+        name="an effect that a crash cut off is called again",
+        edits=(
+            (
+                "(StepStatus.INTENDED, Effect.EFFECTFUL): StepDecision.DOUBT",
+                "(StepStatus.INTENDED, Effect.EFFECTFUL): StepDecision.RUN",
+            ),
+        ),
+    ),
+    _step(
+        name="an effect that is in doubt is called again by the next run",
+        edits=(
+            (
+                "(StepStatus.UNKNOWN, Effect.EFFECTFUL): StepDecision.DOUBT",
+                "(StepStatus.UNKNOWN, Effect.EFFECTFUL): StepDecision.RUN",
+            ),
+        ),
+    ),
+    _step(
+        name="a step that failed is answered with its failure for ever",
+        edits=(
+            (
+                "                for name in forgotten:\n                    steps.pop(name, None)",
+                "                pass",
+            ),
+        ),
+    ),
+    _run(
+        name="an effectful step that failed is retried with its turn",
+        edits=(
+            (
+                "not any(cause.effect == Effect.EFFECTFUL or cause.type in _FINAL for cause in failed)",
+                "not any(cause.type in _FINAL for cause in failed)",
+            ),
+        ),
+        missing="a scenario with an effectful tool that raises after its effect has happened: its turn must fail",
+    ),
+    _run(
+        name="an effect that runs beside a handler that raised is cut off",
+        edits=(
+            (
+                "is not Effect.EFFECTFUL:\n                    task.cancel()",
+                "is not None:\n                    task.cancel()",
+            ),
+        ),
+        missing="a scenario whose handler raises while an effect of its own runs beside it (gather)",
+    ),
+)

@@ -1,0 +1,138 @@
+"""Bugs of the writer: what is told to whom and when, and what a failing disk leaves. Some are SQLite's own."""
+
+# ruff: noqa: E501 - the library's source is quoted line by line
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["WRITING"]
+
+_persistence = partial(Mutant, where="actors.persistence")
+_batch = partial(Mutant, where="actors.store.batch", tries=("conformance",))
+
+_FAILED = (
+    "            self._failing = error.reason\n"
+    "            self._waiting.extendleft(reversed(batch))\n"
+    "            self._fail_waiting(error)\n"
+)
+
+WRITING: Final[tuple[Mutant, ...]] = (
+    _persistence(
+        name="listeners of a batch are told in the opposite order",
+        missing="oracle in the writer's way: that listeners are told in the order of submission",
+        edits=(("in enumerate(batch):\n            try:", "in reversed(list(enumerate(batch))):\n            try:"),),
+    ),
+    _persistence(
+        name="a batch that failed tells only the first",
+        edits=((_FAILED, "            self._failing = error.reason\n            batch[0][1](error)\n"),),
+        point="14: lost without a word",
+    ),
+    _persistence(
+        name="what was submitted while a batch failed is written all the same",
+        missing="the act in Fault.FAIL and FULL: a failing commit must take its time; it raises at once, so nothing is submitted meanwhile",
+        edits=(
+            (
+                _FAILED,
+                (
+                    "            self._failing = error.reason\n"
+                    "            self._tell(batch, dict.fromkeys(range(len(batch)), error))\n"
+                ),
+            ),
+        ),
+        point="11: later steps stand where earlier ones do not",
+    ),
+    _persistence(
+        name="a batch that failed is tried again behind what came later",
+        missing="the act in Fault.FAIL and FULL: a failing commit must take its time; it raises at once, so nothing is submitted meanwhile",
+        edits=((_FAILED, "            self._failing = error.reason\n            self._waiting.extend(batch)\n"),),
+        point="11: later steps stand where earlier ones do not",
+    ),
+    _persistence(
+        name="points that were refused are told that they stand",
+        edits=(("told(rejected.get(number) if rejected else None)", "told(None)"),),
+        point="7: acknowledged and not stored",
+    ),
+    _persistence(
+        name="a batch is told that it stands before it is written",
+        edits=(
+            (
+                "        try:\n            rejected = await self._store.apply(",
+                (
+                    "        self._tell(batch, {})\n        batch = [(records, settle(self._loop.create_future())) for records, _ in batch]\n"
+                    "        try:\n            rejected = await self._store.apply("
+                ),
+            ),
+        ),
+        point="8: acknowledged, then lost in a crash",
+    ),
+    _persistence(
+        name="a wakeup is lost between looking for work and waiting for it",
+        edits=(
+            (
+                "                self._wake = self._loop.create_future()\n",
+                "                await asyncio.sleep(0)\n                self._wake = self._loop.create_future()\n",
+            ),
+        ),
+        missing="oracle at the passing of time: that the writer writes whenever commit points wait",
+    ),
+    _persistence(
+        name="closing does not write what was submitted before",
+        edits=(
+            (
+                (
+                    "            if not self._waiting:\n                if self._closing:\n"
+                    "                    self.stop(ShuttingDown())\n                    return\n"
+                ),
+                (
+                    "            if self._closing:\n                self.stop(ShuttingDown())\n                return\n"
+                    "            if not self._waiting:\n"
+                ),
+            ),
+        ),
+        missing="a scenario that closes its runtime in the middle of the work; and that a closed boot has stopped_at",
+    ),
+    _batch(
+        name="SQLite: a guard that says no is not heard",
+        edits=(("of_kind).rowcount != len(of_kind):", "of_kind).rowcount > len(of_kind):"),),
+        point="12: a zombie owner's write counts",
+    ),
+    _batch(
+        name="SQLite: half of a refused point stands",
+        edits=(('                self.execute("ROLLBACK TO point")\n', ""),),
+        point="8: half a commit",
+    ),
+    _batch(
+        name="SQLite: points behind a refused one are told that they stand, and do not",
+        edits=(
+            (
+                '                self.execute("ROLLBACK TO point")\n            self.execute("RELEASE point")',
+                (
+                    '                self.execute("ROLLBACK TO point")\n                break\n'
+                    '            self.execute("RELEASE point")'
+                ),
+            ),
+        ),
+        point="7: acknowledged and not stored",
+    ),
+    _batch(
+        name="SQLite: refused points are counted from one",
+        edits=(
+            (
+                "in enumerate(points):\n            self.execute",
+                "in enumerate(points, start=1):\n            self.execute",
+            ),
+        ),
+    ),
+    _batch(
+        name="SQLite: what a taken key means is not told from a failing disk",
+        edits=(
+            (
+                "        case records.ReceiptAccepted(key=key) if unique:",
+                "        case records.ReceiptAccepted(key=key) if not error:",
+            ),
+        ),
+        point="7: a redelivery is refused",
+    ),
+)
