@@ -1,6 +1,7 @@
 """Faults: what goes wrong in a simulated run, by plan or by chance, and the store that it happens to."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -155,9 +156,9 @@ class Witness(Points, Protocol):
 
 
 class FaultyStore(PointedStore):
-    """A store in memory to which a run's trouble happens."""
+    """A store in memory to which a run's trouble happens. `troubled_s` is when a commit last failed, or was late."""
 
-    __slots__ = ("_disk", "_faults", "_memory", "_trouble", "_witness", "_writing")
+    __slots__ = ("_disk", "_faults", "_memory", "_trouble", "_witness", "_writing", "troubled_s")
 
     def __init__(self, disk: Disk, witness: Witness, faults: Faults, trouble: Trouble) -> None:
         """Take the disk, whom to tell, and the trouble."""
@@ -168,6 +169,12 @@ class FaultyStore(PointedStore):
         self._faults = faults
         self._trouble = trouble
         self._writing: Sequence[Sequence[Record]] = ()
+        self.troubled_s = -math.inf
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a commit is being written."""
+        return bool(self._writing)
 
     def writing(self) -> set[int]:
         """Return the turns in the commit that is being written."""
@@ -192,9 +199,12 @@ class FaultyStore(PointedStore):
         fault = self._trouble.fault()
         match fault:
             case Fault.FAIL | Fault.FULL:
+                await self._trouble.pause()
+                self.troubled_s = asyncio.get_running_loop().time()
                 raise StorageFailed(self.path, f"planned: {fault}")
             case Fault.DELAY:
                 await asyncio.sleep(self._faults.delay_s)
+                self.troubled_s = asyncio.get_running_loop().time()
             case Fault.SECOND_OWNER:
                 await self._refuse_second_owner()
             case Fault.CRASH_BEFORE:

@@ -18,6 +18,9 @@ from turnkeeper.testing.violated import Violated
 
 __all__ = ["Oracles"]
 
+_MOVED_S = 0.001
+"""Within this, floating-point seconds since the epoch are the same moment."""
+
 
 class Oracles:
     """What watches one world. Each method is told of something that happens, and raises if it may not.
@@ -26,12 +29,11 @@ class Oracles:
         Violated: a promise of the contract was broken; names which, and where.
     """
 
-    __slots__ = ("_called", "_disk", "_disk_fails", "_folds", "_inside", "_started", "_touched")
+    __slots__ = ("_called", "_disk", "_folds", "_inside", "_started", "_touched")
 
-    def __init__(self, disk: Disk, *, disk_fails: bool = False) -> None:
-        """Watch what happens on a disk; one that fails may keep a heartbeat from being written."""
+    def __init__(self, disk: Disk) -> None:
+        """Watch what happens on a disk."""
         self._disk = disk
-        self._disk_fails = disk_fails
         self._folds: dict[int, TurnRow] = {}
         self._inside: dict[Address, int] = {}
         self._started: dict[Address, int] = {}
@@ -124,23 +126,40 @@ class Oracles:
         """Check that an effect about to be called has an intent of its own on disk, and no result."""
         self._called[key] += 1
         edges = self._disk.edges.get(int(key.split("/")[1]), {})
-        intents, result = 0, ""
-        intent: StepIntent | None = None
+        intents, ended = 0, False
+        keys: dict[tuple[str, str], str] = {}
         for ordinal in sorted(edges):
             match decode_detail(edges[ordinal].edge):
-                case StepIntent(idempotency_key=other) as found if other == key:
-                    intents, result, intent = intents + 1, "", found
-                case StepResult() as ended if intent and (ended.name, ended.call_key) == (intent.name, intent.call_key):
-                    result = "its result"
+                case StepIntent() as intent:
+                    first = keys.setdefault((intent.name, intent.call_key), intent.idempotency_key)
+                    if first != intent.idempotency_key:
+                        raise Violated("one idempotency key a step", f"{first} became {intent.idempotency_key}")
+                    if first == key:
+                        intents, ended = intents + 1, False
+                case StepResult() as result if keys.get((result.name, result.call_key)) == key:
+                    ended = True
                 case _:
                     pass
         if intents < self._called[key]:
             said = f"{key} is called for the {self._called[key]}. time, with {intents} intents on disk"
             raise Violated("intent before effect", said)
-        if result:
+        if ended:
             raise Violated("effects at most once", f"{key} is called again, and has its result")
 
     # ------------------------------------------------------------ whenever time is about to pass
+
+    def writer_writes(self, node: Node, *, busy: bool) -> None:
+        """Check that nothing waits for a writer that is not writing."""
+        waiting = node.persistence.statistics().waiting
+        if waiting and not busy:
+            raise Violated("what is submitted is written", f"{waiting} commit points wait, and the writer does nothing")
+
+    def lease_holds(self, node: Node, troubled_s: float) -> None:
+        """Check that a boot's lease is renewed; for a beat after the disk was in trouble it may be late."""
+        lease = self._disk.nodes.get(node.lease.boot_id)
+        late = lease is not None and lease.lease_until < node.clock.time()
+        if late and node.loop.time() > troubled_s + node.settings.beat_s:
+            raise Violated("a lease outlives its boot", f"boot {node.lease.boot_id} works on after its lease ran out")
 
     def time_passes(
         self, node: Node, agents: Callable[[Address], SessionAgent | None], writing: Collection[int]
@@ -150,10 +169,6 @@ class Oracles:
         Looked at are the actors that a commit has touched since nothing was under way for them; `writing` are the
         turns in the commit that is being written.
         """
-        lease = self._disk.nodes.get(node.lease.boot_id)
-        may_be_late = self._disk_fails or writing
-        if lease is not None and lease.lease_until < node.clock.time() and not may_be_late:
-            raise Violated("a lease outlives its boot", f"boot {lease.boot_id} works on after its lease ran out")
         if node.tasks:  # what the store refused is being read again
             return
         for actor_id in list(self._touched):
@@ -162,8 +177,20 @@ class Oracles:
             if agent is not None and turns and (turns[0].row.turn_id in writing or self._under_way(turns[0])):
                 continue
             self._touched.discard(actor_id)
-            if agent is not None and turns and not _armed(turns[0], node.loop.time()):
-                self._complain(agent, turns[0])
+            if agent is not None and turns:
+                if not _armed(turns[0], node.loop.time()):
+                    self._complain(agent, turns[0])
+                self._check_deadline(node, turns[0])
+
+    def _check_deadline(self, node: Node, turn: OpenTurn) -> None:
+        """Check that a turn that stands on a time stands until that time: no nudge, and no restart, moves it."""
+        due_at, timer = turn.row.due_at, turn.timer
+        if due_at is None or timer is None or turn.task is not None or turn.stumbles:
+            return
+        rings_at = node.clock.time() + timer.when() - node.loop.time()
+        if abs(rings_at - max(due_at, node.clock.time())) > _MOVED_S:
+            said = f"turn {turn.row.turn_id} is due at {due_at:.3f}, its timer rings at {rings_at:.3f}"
+            raise Violated("a nudge moves no deadline", said)
 
     def _under_way(self, turn: OpenTurn) -> bool:
         """Say whether a commit of the turn is under way: what is in memory is ahead of what is stored."""

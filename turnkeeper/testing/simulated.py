@@ -10,6 +10,7 @@ Equal seeds give equal worlds.
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ class SimulatedWorld(World):
         self.violation: Violated | None = None
         self.faults = faults or Faults()
         self._trouble = Trouble(self.faults, seed)
-        self._oracles = Oracles(self.disk, disk_fails=self.faults.disk_fails)
+        self._oracles = Oracles(self.disk)
         self._effects: Counter[str] = Counter()
         self._receipts: dict[int, tuple[Address, str]] = {}
         self._latest: dict[tuple[Address, str], int] = {}
@@ -208,9 +209,17 @@ class SimulatedWorld(World):
         self._runtimes.remove(runtime)
         if not self._runtimes:
             self._check_left_behind("after closing")
+            self._check_said_goodbye(runtime)
             running = [turn.turn_id for turn in self.disk.turns.values() if turn.state == TurnState.RUNNING]
             if running and not self.faults.disk_fails:  # or its last words may have been refused
                 self.report(Violated("closing hands back what it cuts off", f"turns {running} are left running"))
+
+    def _check_said_goodbye(self, runtime: Runtime) -> None:
+        node = runtime.node if isinstance(runtime, WatchedRuntime) else None
+        stored = self.disk.nodes.get(node.lease.boot_id) if node is not None and node.failed is None else None
+        if stored is not None and stored.stopped_at is None and not self.faults.disk_fails:
+            said = f"boot {stored.boot_id} has closed, and its stopping is not stored"
+            self.report(Violated("what is submitted is written before closing", said))
 
     def committed(self, points: Sequence[Sequence[Record]], rejected: Mapping[int, TurnkeeperError]) -> None:
         """Check what a commit has touched; see `Witness`."""
@@ -220,11 +229,15 @@ class SimulatedWorld(World):
     def _time_passes(self) -> None:
         if self.before_time_passes is not None:
             self.before_time_passes()
+        busy = any(store.busy for store in self._stores)
         writing = {turn_id for store in self._stores for turn_id in store.writing()}
+        troubled_s = max((store.troubled_s for store in self._stores), default=-math.inf)
         for runtime in self._runtimes:
             node = runtime.node
             if node is not None and not node.closing:
                 with self._asked():
+                    self._oracles.writer_writes(node, busy=busy)
+                    self._oracles.lease_holds(node, troubled_s)
                     self._oracles.time_passes(node, runtime.session_agent, writing)
 
     @contextmanager
