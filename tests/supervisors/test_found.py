@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import pytest
 from looking import FAST, check_invariants, details, kinds, playing, until
 
 from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
-from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.errors import ShuttingDown, StorageFailed
 from turnkeeper.kernel.records import EdgeAppended, NodeBeat, Record
 
 
@@ -90,3 +91,31 @@ async def test_a_heartbeat_that_fails_is_tried_again_before_the_next_is_due(path
 
         assert renewed_s < settings.beat_s / 2
         assert runtime._node.lease.until > before
+
+
+async def test_closing_leaves_no_task_behind_that_brings_an_actor_into_memory(path: Path) -> None:
+    """It waits for the read that is under way; whoever asked for the actor is told that the runtime closes."""
+    runtime = Runtime(path, [agent("echo")(echoing)], settings=FAST)
+    before = asyncio.all_tasks()
+    await runtime.__aenter__()
+    read, found = runtime._store.actor_id, asyncio.Event()
+
+    async def slowly(*address: object) -> object:
+        await found.wait()
+        return await read(*address)
+
+    runtime._store.actor_id = slowly  # type: ignore[method-assign]
+    telling = asyncio.create_task(runtime.tell("s", "echo", None))
+    await until(lambda: runtime._reception._opening)
+    closing = asyncio.create_task(runtime.aclose())
+    await until(lambda: runtime._root.done())
+    found.set()
+    await closing
+    with pytest.raises(ShuttingDown):
+        await telling
+
+    assert asyncio.all_tasks() == before
+
+
+async def echoing(turn: Turn) -> object:
+    return turn.input

@@ -128,6 +128,11 @@ class Reception:
             longest = next(iter(self._idle))
             del self._idle[longest], self._agents[longest]
 
+    async def settle(self) -> None:
+        """Wait for the agents that are being brought into memory: closing leaves no task behind."""
+        while self._opening:
+            await asyncio.wait(list(self._opening.values()))
+
     async def _open(self, address: Address) -> None:
         """Bring a session agent into memory, once however many ask for it at the same time."""
         opening = self._opening.get(address)

@@ -263,6 +263,7 @@ class Runtime:
             node.persistence.submit([NodeStopped(self._clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
             await asyncio.wait([root])
+            await self._reception.settle()
             node.closed = True
             for agent in self._reception.agents():
                 for turn in agent.open_turns():

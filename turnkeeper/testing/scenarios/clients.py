@@ -29,7 +29,8 @@ _SETTINGS: Final = Settings(
     shutdown_s=2.0,
 )
 _CLIENTS: Final = 6
-_ROUND_S: Final = 3.0
+_ROUNDS_S: Final = (0.002, 0.004, 0.01, 0.3, 0.31, 3.0)
+"""When the first runtime is closed: while turns start, while they run, while they end."""
 
 
 @agent("echo")
@@ -51,7 +52,7 @@ async def life(world: World) -> None:
     if draw.random() < 0.5 and not world.happened("closed in the middle"):  # noqa: PLR2004 - half of the runs
         async with world.runtime([_echo], settings=_SETTINGS) as runtime:
             work = [asyncio.create_task(kind(runtime, f"client {place}")) for place, kind in enumerate(kinds)]
-            await asyncio.wait(work, timeout=_ROUND_S)
+            await asyncio.wait(work, timeout=draw.choice(_ROUNDS_S))
         world.happen("closed in the middle")
         await _end(work)
     async with world.runtime([_echo], settings=_SETTINGS) as runtime, asyncio.TaskGroup() as group:
