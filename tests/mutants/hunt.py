@@ -7,6 +7,7 @@ import signal
 from collections.abc import Collection, Iterator
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,7 @@ _RUN_S = 20.0
 """Wall time that one run may take: a run without a bug takes a second at most, an endless loop takes for ever."""
 
 _CONFORMANCE = "tests/testing/test_conformance.py"
-_PYTEST = ("-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "-k", "Sqlite")
+_PYTEST = ("-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "-k")
 """Without rewriting of asserts: it would load the library itself, and pass the mutant by."""
 
 Found = tuple[int, str]
@@ -44,7 +45,10 @@ def hunt(mutant: Mutant | None, tries: tuple[str, ...], runs: int, known: Collec
         plant(mutant)
         import_module(mutant.module)  # a mutant that cannot be imported is no find
     if tries == ("conformance",):
-        yield from _conform()
+        yield from _tested(_CONFORMANCE, "Sqlite")
+        return
+    if tries and tries[0].endswith(".py"):
+        yield from _tested(tries[0], "")
         return
     trials = _trials(tries)
     for number in range(1, runs + 1):
@@ -119,17 +123,20 @@ class _FirstFailure:
     def pytest_runtest_logreport(self, report: Any) -> None:
         number = next(self._numbers) if report.when == "setup" else 0
         if report.failed and self.found is None:
-            self.found = number or next(self._numbers) - 1, f"conformance: {report.nodeid.rpartition('::')[2]}"
+            self.found = (
+                number or next(self._numbers) - 1,
+                f"{Path(report.nodeid.partition('::')[0]).stem}: {report.nodeid.rpartition('::')[2]}",
+            )
 
 
-def _conform() -> Iterator[Found]:
-    """Run the conformance suite on SQLite's store: what is in its writer, no store in memory shows."""
+def _tested(file: str, only: str) -> Iterator[Found]:
+    """Run a file of tests: what is in SQLite's writer no store in memory shows, and some orders only a test sees."""
     import pytest
 
     seen = _FirstFailure()
-    code = pytest.main([*_PYTEST, _CONFORMANCE], plugins=[seen])
+    code = pytest.main([*_PYTEST, only, file], plugins=[seen])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        msg = f"the conformance suite could not be run: {code!r}"
+        msg = f"the tests could not be run: {code!r}"
         raise RuntimeError(msg)
     if seen.found is not None:
         yield seen.found

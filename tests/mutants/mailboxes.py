@@ -31,7 +31,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
                 "elif len(letters) > self.room:\n            raise self.refusal()\n        letters.append(message)",
             ),
         ),
-        missing="kernel scenario: that no more letters than mailbox_len_max wait, and that none is taken after a stop",
     ),
     _dispatcher(
         name="letters of a stopped actor are dropped without a word",
@@ -45,7 +44,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
     ),
     _dispatcher(
         name="an ask is not answered when the actors close",
-        missing="kernel scenario: asks that nobody awaits or cancels before closing, and handlers that outlast shutdown_s",
         edits=(
             (
                 "            if not letter.reply.done():  # done: the asker was cancelled\n                if error is None:",
@@ -75,7 +73,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
                 "        while self.ready:\n            waiter",
             ),
         ),
-        missing="kernel scenario: that after wait_until_idle no actor is inside a letter",
     ),
     _dispatcher(
         name="a worker parks on what came while it gave the loop a turn",
@@ -100,7 +97,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
     ),
     _dispatcher(
         name="closing forgets the letters behind one that is being handled",
-        missing="kernel scenario: handlers that outlast shutdown_s (30 s; the longest pause is 5 s, and few letters wait)",
         edits=(
             (
                 "        for actor in (*self.ready, *self.running.values()):\n            actor.bury_waiting",
@@ -111,7 +107,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
     ),
     _dispatcher(
         name="letters that wait behind a run of one actor are left to nobody",
-        missing="kernel scenario: more letters waiting for one actor than it handles in a run (64); its mailboxes hold 12",
         edits=(
             (
                 "            if letters:\n                ready.append(actor)",
@@ -132,7 +127,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="14: a crash leaves a half-changed actor in use",
-        missing="kernel scenario: that an actor whose handler raised handles no further letter",
     ),
     _dispatcher(
         name="an asker that gave up crashes the actor",
@@ -146,7 +140,6 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="14: a caller's cancellation does harm",
-        missing="kernel scenario: that no more actors crash than handlers raised",
     ),
     _dispatcher(
         name="an actor that is inside a letter takes more while the actors close",
@@ -156,6 +149,5 @@ MAILBOXES: Final[tuple[Mutant, ...]] = (
                 "        for actor in self.ready:\n            actor.room = 0",
             ),
         ),
-        missing="kernel scenario: senders that go on while the actors close, and that they are refused",
     ),
 )

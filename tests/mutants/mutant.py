@@ -22,7 +22,8 @@ class Mutant:
         where: the module, dotted, without the package's name.
         edits: (old text, new text); each old text occurs exactly once in the module.
         point: which of the contract's points on how others broke it (section 10) this is; empty for none.
-        tries: the scenarios to try, all but the kernel's if empty; `conformance` stands for the suite of stores.
+        tries: the scenarios to try, all but the kernel's if empty; `conformance` stands for the suite of
+            stores, and the path of a file for its tests.
         missing: which check or act is missing for it to be found; empty where it must be found.
         slow: it takes many seeds, or it is a loop that ends only by the guard; the tests leave it to the command.
     """

@@ -45,7 +45,7 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
         name="recovery takes its turns for its own before the store has them",
         edits=(("    told(None)\n    await done\n", "    told(None)\n"),),
         point="8: acts on what is not committed",
-        missing="recovery's commit refused (not killed): then nothing may have been started",
+        tries=("tests/supervisors/test_recovery.py",),
     ),
     _session(
         name="recovered turns come back in the opposite order",
@@ -65,10 +65,6 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="10: left to nobody",
-    ),
-    _session(
-        name="resync does not clear the flag that says the record has a hole",
-        edits=(("        turn.broken = None\n        if row is None:", "        if row is None:"),),
     ),
     _resync(
         name="a refused turn that is running in the store is queued in memory only",
@@ -102,7 +98,6 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
     ),
     _runtime(
         name="the heartbeat stops at its first failure",
-        missing="lease oracle where the disk fails: it is off, yet a beat is due soon after the last failed commit",
         edits=(("                pause_s = _BEAT_AGAIN_S\n", "                return\n"),),
         point="3: no heartbeat while running",
     ),

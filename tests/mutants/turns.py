@@ -45,11 +45,9 @@ TURNS: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="1: a retry refreshes its own deadline",
-        missing="oracle at the passing of time: that the timer of a turn that waits is set to its due_at",
     ),
     _session(
         name="a message refused for lack of room has registered its key",
-        missing="a scenario in which mailboxes get full (in programs six roots never fill one of 8), and whose refused keys come again",
         edits=(
             (
                 (
@@ -211,7 +209,6 @@ TURNS: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="9: dedupe by content",
-        missing="a scenario that sends equal payloads under different keys (and without any) to one actor",
     ),
     _session(
         name="a turn whose sender gave up is never started",
@@ -222,7 +219,6 @@ TURNS: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="14: a caller's cancellation kills the turn",
-        missing="a scenario whose senders are cancelled while they tell or ask (a client that hangs up)",
     ),
     _session(
         name="a turn that stands on a step has a new deadline after each restart",
@@ -233,7 +229,6 @@ TURNS: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="1: a deadline refreshed on restart",
-        missing="a scenario with OnDoubt.ASK that nobody resolves, and the check that it fails at due_at, kills or not",
     ),
     _session(
         name="closing leaves a turn running that was about to start",
@@ -247,13 +242,11 @@ TURNS: Final[tuple[Mutant, ...]] = (
                 "        if self._node.closing:\n            return\n",
             ),
         ),
-        missing="a scenario that closes its runtime in the middle of the work, and goes on in another one",
     ),
     Mutant(
         name="a turn is retried once too often",
         where="kernel.verdict",
         edits=(("failures < retries_max else", "failures <= retries_max else"),),
-        missing="a scenario with a handler that always raises, and the check that it ran retries_max + 1 times",
     ),
     _run(
         name="a handler that raises after its steps failed to be stored is believed",
@@ -264,7 +257,6 @@ TURNS: Final[tuple[Mutant, ...]] = (
     _run(
         name="steps that the handler left running go on beside the next run",
         edits=(("            await self._wait_for_steps(self._steps.beside)\n", ""),),
-        missing="a scenario whose handler raises while an effect of its own runs beside it (gather, a forgotten task)",
     ),
     Mutant(
         name="only the first of those who wait for a deliverable is told",

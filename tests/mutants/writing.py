@@ -21,7 +21,7 @@ _FAILED = (
 WRITING: Final[tuple[Mutant, ...]] = (
     _persistence(
         name="listeners of a batch are told in the opposite order",
-        missing="oracle in the writer's way: that listeners are told in the order of submission",
+        tries=("tests/actors/test_persistence.py",),
         edits=(("in enumerate(batch):\n            try:", "in reversed(list(enumerate(batch))):\n            try:"),),
     ),
     _persistence(
@@ -31,7 +31,6 @@ WRITING: Final[tuple[Mutant, ...]] = (
     ),
     _persistence(
         name="what was submitted while a batch failed is written all the same",
-        missing="the act in Fault.FAIL and FULL: a failing commit must take its time; it raises at once, so nothing is submitted meanwhile",
         edits=(
             (
                 _FAILED,
@@ -45,7 +44,6 @@ WRITING: Final[tuple[Mutant, ...]] = (
     ),
     _persistence(
         name="a batch that failed is tried again behind what came later",
-        missing="the act in Fault.FAIL and FULL: a failing commit must take its time; it raises at once, so nothing is submitted meanwhile",
         edits=((_FAILED, "            self._failing = error.reason\n            self._waiting.extend(batch)\n"),),
         point="11: later steps stand where earlier ones do not",
     ),
@@ -75,7 +73,6 @@ WRITING: Final[tuple[Mutant, ...]] = (
                 "                await asyncio.sleep(0)\n                self._wake = self._loop.create_future()\n",
             ),
         ),
-        missing="oracle at the passing of time: that the writer writes whenever commit points wait",
     ),
     _persistence(
         name="closing does not write what was submitted before",
@@ -91,7 +88,6 @@ WRITING: Final[tuple[Mutant, ...]] = (
                 ),
             ),
         ),
-        missing="a scenario that closes its runtime in the middle of the work; and that a closed boot has stopped_at",
     ),
     _batch(
         name="SQLite: a guard that says no is not heard",

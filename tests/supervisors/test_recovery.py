@@ -21,10 +21,12 @@ from turnkeeper.kernel.errors import (
     IdempotencyConflict,
     PayloadTooLarge,
     ShuttingDown,
+    StorageFailed,
     TurnNotFound,
     UnknownAgent,
     WaitTokenInvalid,
 )
+from turnkeeper.testing import Fault, Faults, SimulatedWorld, run
 
 FAST = Settings(synchronous="OFF", shutdown_s=0.02)
 
@@ -548,3 +550,27 @@ async def test_a_standing_turn_holds_up_its_own_session_only(path: Path) -> None
     check_invariants(path)
     order = "SELECT turn_id FROM edges WHERE kind IN ('turn_resumed', 'lease_acquired') ORDER BY edge_id"
     assert rows(path, order) == [(1,), (3,), (4,), (1,), (2,)]
+
+
+def test_a_recovery_that_cannot_be_written_starts_nothing() -> None:
+    """The process is killed inside a turn; taking it back is refused once: the start fails, and the next one serves."""
+    started = []
+
+    async def life(world: SimulatedWorld) -> None:
+        @agent("fragile")
+        async def fragile(turn: Turn) -> str:
+            started.append(turn.attempt)
+            if world.life == 1:
+                world.kill()
+            return "done"
+
+        if world.life == 2:
+            with pytest.raises(StorageFailed):
+                await world.runtime([fragile]).__aenter__()
+            assert started == [1]
+        async with world.runtime([fragile]) as runtime:
+            assert (await runtime.ask("s", "fragile", None, key="k")).value == "done"
+
+    run(life, faults=Faults(at={4: Fault.FAIL}))  # node, turn | node, the turn taken back
+
+    assert started == [1, 2]

@@ -78,7 +78,7 @@ class _Clients:
             self._taken_key,
             self._hung_up,
             self._crowd,
-            self._crowd,
+            self._insist,
         ]
 
     def _expect(self, rule: str, *, holds: bool, what: str) -> None:
@@ -130,6 +130,17 @@ class _Clients:
         for number, answer in enumerate(await asyncio.gather(*sent)):
             holds = answer.value == [0.3, 0.01 * number]
             self._expect("the known answer", holds=holds, what=f"{session} {number}: {answer}")
+
+    async def _insist(self, runtime: Runtime, session: str) -> None:
+        """Send one message again and again, whatever becomes of the first: every time it has the same answer."""
+
+        async def once_more(number: int) -> int:
+            await asyncio.sleep(0.003 * number)
+            answer = await patient_ask(runtime, session, "echo", [0.01, 0.01, 0.01], "k")
+            return answer.turn_id
+
+        turns = set(await asyncio.gather(*map(once_more, range(8))))
+        self._expect("one receipt a key", holds=len(turns) == 1, what=f"{session}: {turns}")
 
     async def expired(self, runtime: Runtime, session: str) -> None:
         """Send a key again when its time to live is over: it is a new message."""
