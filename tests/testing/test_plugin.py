@@ -160,6 +160,48 @@ def test_what_is_wrong_is_said(tmp_path: Path, body: str, expected: str) -> None
     assert expected in said
 
 
+def test_a_mark_of_the_module_is_for_the_tests_that_use_a_seed(tmp_path: Path) -> None:
+    """Others of the module are left alone; a world that a fixture of one's own adds to is still a world."""
+    body = """
+pytestmark = pytest.mark.seeds(3)
+
+@pytest.fixture
+def world(world):
+    world.happen("arranged before")
+    return world
+
+def test_plain():
+    pass
+
+async def test_seeded(runtime, world):
+    assert world.happened("arranged before") == 1
+    async with runtime([echo]) as running:
+        assert (await running.ask("s", "echo", 1, key="k")).value == 1
+"""
+    code, said = run(tmp_path, body)
+
+    assert code == 0, said
+    assert "4 passed" in said
+
+
+def test_a_test_with_fixtures_of_its_own_is_not_shrunk(tmp_path: Path) -> None:
+    """They remember the first attempt, so every other one would fail for that reason."""
+    body = """
+@pytest.fixture
+def paid():
+    return []
+
+@pytest.mark.seeds(2)
+async def test_paid(world, paid):
+    paid.append(1)
+    assert len(paid) == 2
+"""
+    code, said = run(tmp_path, body)
+
+    assert code == 1
+    assert "its schedule is not made smaller" in said
+
+
 def test_a_fixture_of_ones_own_with_the_same_name_is_left_alone(tmp_path: Path) -> None:
     """`world` is a common word: a test with its own is run as it always was."""
     body = """

@@ -236,9 +236,9 @@ def test_a_violation_at_a_crash_point_says_at_which() -> None:
     with pytest.raises(Violated, match="charge happened twice") as caught:
         each_crash(life, seed=1)
     (note,) = caught.value.__notes__
-    point = int(note.split()[4].rstrip(","))
+    point = int(note.split()[6].rstrip(":"))
 
-    assert note.startswith(f"killed at crash point {point}, seed 1: run(life, seed=1, faults=Faults(")
+    assert note == f"to be killed at crash point {point}: run(life, seed=1, faults=Faults(crash_at={point}))"
 
     with pytest.raises(Violated, match="charge happened twice"):
         run(life, seed=1, faults=Faults(crash_at=point))

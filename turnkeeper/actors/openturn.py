@@ -58,7 +58,7 @@ class OpenTurn:
         self.stumbles = 0
         self.lost: TurnkeeperError | None = None
         self.settling: list[asyncio.Future[None]] = []
-        self.uncalled: set[StepName] = set()
+        self.uncalled: dict[StepName, None] = {}  # in their order: it goes into edges
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.started_s = 0.0

@@ -159,12 +159,12 @@ class Steps:
     async def _run(self, tool: Tool[..., R], call: _Call) -> R:
         if tool.effect is not Effect.PURE:
             arguments = msgspec.Raw(call.arguments)
-            self._turn.uncalled.add(call.name)
+            self._turn.uncalled[call.name] = None
             await self._commit(
                 EdgeKind.STEP_INTENDED,
                 StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key),
             )
-            self._turn.uncalled.discard(call.name)
+            self._turn.uncalled.pop(call.name, None)
             self._remember(tool, call, StepStatus.INTENDED, b"", None)
         try:
             self._reached("effect.before", call)

@@ -212,7 +212,7 @@ _rate = click.FloatRange(0.0, 1.0)
 def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) -> None:
     """Run SCENARIO in virtual time, with faults and every oracle on: desk, programs, kernel, or a Python file.
 
-    The file has an `async def life(world)`; see docs/testing.md. The same seed gives the same hash. Exit code 1 and
+    The file has an `async def life(world)`; see docs/simulating.md. The same seed gives the same hash. Exit code 1 and
     the line that repeats it if an oracle finds a violation, 2 if the scenario cannot be run.
     """
     try:
@@ -239,7 +239,8 @@ def _simulating(plan: Plan) -> Iterator[Watcher]:
 
         def show(over: int, virtual_s: float, turns: int) -> None:
             if status is not None:
-                runs = f"{over:,} of {len(plan.seeds):,} seeds, " if len(plan.seeds) > 1 else ""
+                of = "" if math.isfinite(plan.for_s) else f" of {len(plan.seeds):,}"
+                runs = f"{over:,}{of} seeds, " if len(plan.seeds) > 1 else ""
                 status.update(f"{plan.scenario}: {runs}{virtual_s:,.0f} virtual seconds, {turns:,} turns ended")
 
         yield show

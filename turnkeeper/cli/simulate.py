@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import shlex
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -79,11 +80,7 @@ Watcher = Callable[[int, float, int], None]
 
 
 def simulate(plan: Plan, watcher: Watcher) -> tuple[Summary, Finding | None]:
-    """Run the scenario under each seed, and stop at the first violation.
-
-    Raises:
-        BadInput: the scenario itself raised; names the line.
-    """
+    """Run the scenario under each seed, and stop at the first violation, or at what the scenario itself raises."""
     _silence()
     counts = Counts(plan.scenario)
     found: Finding | None = None
@@ -95,11 +92,9 @@ def simulate(plan: Plan, watcher: Watcher) -> tuple[Summary, Finding | None]:
         world.before_time_passes = _throttled(world, over, watcher)
         try:
             outcome = live_to_the_end(world, plan.life)
-        except Violated as violation:
-            found = _explained(plan, seed, violation)
+        except Exception as failure:  # noqa: BLE001 - whatever a seed brings to light is what was looked for
+            found = _explained(plan, seed, failure)
             break
-        except Exception as error:
-            raise BadInput(Path(plan.scenario), None, _where(error, seed, plan)) from error
         counts.add(outcome, world.disk.rows())
     return counts.summary(time.perf_counter() - started_s, violations=1 if found else 0), found
 
@@ -126,26 +121,24 @@ def _throttled(world: SimulatedWorld, over: int, watcher: Watcher) -> Callable[[
     return look
 
 
-def _explained(plan: Plan, seed: int, violation: Violated) -> Finding:
+def _explained(plan: Plan, seed: int, failure: Exception) -> Finding:
     def attempt(schedule: Schedule) -> None:
         live_to_the_end(_world(plan, seed), plan.life, schedule=schedule)
 
-    repeat = f"repeat it with: {plan.repeat.format(seed=seed)}"
-    small = shrink(attempt, seed, violation) if len(plan.seeds) > 1 else []
-    return Finding(seed, violation.rule, violation.what, [repeat, *small])
+    notes = [f"repeat it with: {plan.repeat.replace('{seed}', str(seed))}"]
+    if len(plan.seeds) > 1:
+        notes += shrink(attempt, seed, failure)
+    if isinstance(failure, Violated):
+        return Finding(seed, failure.rule, failure.what, notes)
+    line = _line_of(failure, Path(plan.scenario))
+    where = f"{plan.scenario}:{line}: " if line is not None else ""
+    return Finding(seed, "the scenario raises nothing", f"{where}{type(failure).__name__}: {failure}", notes)
 
 
-def _where(error: Exception, seed: int, plan: Plan) -> str:
-    """Return what a scenario raised, and the innermost line of its own."""
-    while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], Exception):
-        error = error.exceptions[0]
-    line = _line_of(error, Path(plan.scenario))
-    where = f"line {line}: " if line is not None else ""
-    return f"{where}raised {type(error).__name__}: {error} (repeat it with: {plan.repeat.format(seed=seed)})"
-
-
-def _line_of(error: Exception, file: Path) -> int | None:
-    """Return the innermost line of a file that led to an error."""
+def _line_of(error: BaseException, file: Path) -> int | None:
+    """Return the innermost line of a file that led to an error; of a group, to its first."""
+    if isinstance(error, BaseExceptionGroup):
+        return _line_of(error.exceptions[0], file)
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return lines[-1] if lines else None
@@ -196,6 +189,8 @@ def load_scenario(said: str) -> Life:
     if spec is None or spec.loader is None:
         raise BadInput(file, None, "is no Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where types with postponed annotations look for themselves
+    sys.path.insert(0, str(file.resolve().parent))  # as for any script: its neighbours can be imported
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
@@ -231,10 +226,10 @@ def plan_of(scenario: str, seeds: Sequence[int], options: Mapping[str, Any]) -> 
     """
     hours = options["hours"] or (_HOURS_ONE if len(seeds) == 1 else _HOURS_MANY)
     trace = read_trace(options["arrivals"])
-    shown = [f"--{name.replace('_', '-')} {options[name]:g}" for name in options if name.endswith("_rate")]
+    shown = [f"--{name.replace('_', '-')} {options[name]!r}" for name in options if name.endswith("_rate")]
     arrivals = [f"--arrivals {shlex.quote(str(options['arrivals']))}"] if options["arrivals"] else []
     repeat = " ".join(
-        [f"turnkeeper simulate {shlex.quote(scenario)} --seed {{seed}} --hours {hours:g}", *shown, *arrivals]
+        [f"turnkeeper simulate {shlex.quote(scenario)} --seed {{seed}} --hours {hours!r}", *shown, *arrivals]
     )
     return Plan(
         scenario=scenario,

@@ -314,7 +314,7 @@ class Runtime:
             try:
                 await node.persistence.commit([NodeBeat(node.lease.until, node.lease.boot_id)])
             except TurnkeeperError as error:
-                pause_s = _BEAT_AGAIN_S
+                pause_s = min(_BEAT_AGAIN_S, pause_s)
                 node.log.warning("node.beat_failed", error=str(error))
 
     def _open_node(self) -> Node:

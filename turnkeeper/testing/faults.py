@@ -81,6 +81,15 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) < least:
                 msg = f"{name} must be at least {least}, not {getattr(self, name)!r}"
                 raise ValueError(msg)
+        if self.crash_at < 0:
+            msg = f"crash_at must be the number of a crash point, from 1, not {self.crash_at!r}"
+            raise ValueError(msg)
+        for number, fault in self.at.items():
+            if number < 1 or fault not in set(Fault):
+                msg = (
+                    f"at must have the numbers of commits, from 1, and what happens to them, not {number!r}: {fault!r}"
+                )
+                raise ValueError(msg)
         if self.crash_point not in {"", *POINTS}:
             msg = f"crash_point must be one of {', '.join(POINTS)}, not {self.crash_point!r}"
             raise ValueError(msg)

@@ -9,9 +9,10 @@ schedule, so a seed that fails fails again. No thread and no socket: `asyncio.to
 
 import asyncio
 import heapq
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ __all__ = ["SeededLoop", "waiting_tasks"]
 
 _STEPS_WITHOUT_TIME_MAX: Final = 1_000_000
 _CANCELLED_TIMERS_MAX: Final = 100
-_TASKS_ROOM: Final = 256
+_HELD_ROOM: Final = 256
 _SHOWN_MAX: Final = 20
 _LAST_WORDS_MAX: Final = 100
 """How many coroutines, and awaits in their `finally` blocks, a killed task is closed over."""
@@ -55,6 +56,11 @@ class _Future(asyncio.Future[Any]):
             self._number = loop.next_number()
         return self._number
 
+    def set_exception(self, exception: Any, /) -> None:
+        super().set_exception(exception)
+        loop: Any = self.get_loop()
+        loop.keep(self)
+
 
 class SeededLoop(asyncio.BaseEventLoop):
     """An event loop with virtual time and a schedule.
@@ -84,8 +90,9 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._steps_end = _STEPS_WITHOUT_TIME_MAX
         self._killed = self._abandoned = False
         self.steps = 0
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._tasks_room = _TASKS_ROOM
+        self._made_in = threading.get_ident()
+        self._held: list[asyncio.Future[Any]] = []
+        self._held_room = _HELD_ROOM
         self.mishaps: list[str] = []
         self.before_time_passes: list[Callable[[], None]] = []
         self.set_exception_handler(_keep_mishap)
@@ -96,19 +103,19 @@ class SeededLoop(asyncio.BaseEventLoop):
 
     def tasks(self) -> "list[asyncio.Task[Any]]":
         """Return the tasks that are not done, in the order in which they were created."""
-        return [task for task in self._tasks if not task.done()]
+        return [held for held in self._held if isinstance(held, asyncio.Task) and not held.done()]
 
     def unheard(self) -> list[str]:
-        """Return the exceptions of tasks that are done and of which nobody has taken notice."""
-        unheard = [task for task in self._tasks if _is_unheard(task)]
-        return [f"{task.get_name()} raised {task.exception()!r}" for task in unheard]  # asking is taking notice
+        """Return the exceptions of tasks and futures of which nobody has taken notice."""
+        unheard = [held for held in self._held if held.done() and _is_unheard(held)]
+        return [f"{_name(held)} raised {held.exception()!r}" for held in unheard]  # asking is taking notice
 
-    def _keep(self, task: "asyncio.Task[Any]") -> None:
-        """Hold a task until it is done and heard: the garbage collector must not decide what happens."""
-        if len(self._tasks) >= self._tasks_room:
-            self._tasks = [kept for kept in self._tasks if not kept.done() or _is_unheard(kept)]
-            self._tasks_room = max(_TASKS_ROOM, 2 * len(self._tasks))
-        self._tasks.append(task)
+    def keep(self, future: "asyncio.Future[Any]") -> None:
+        """Hold a task, or a future that has failed, until it is done and heard: no garbage collector decides that."""
+        if len(self._held) >= self._held_room:
+            self._held = [kept for kept in self._held if not kept.done() or _is_unheard(kept)]
+            self._held_room = max(_HELD_ROOM, 2 * len(self._held))
+        self._held.append(future)
 
     def next_number(self) -> int:
         """Return a number that no task or future of this loop has yet."""
@@ -128,8 +135,8 @@ class SeededLoop(asyncio.BaseEventLoop):
                 simplefilter("ignore", RuntimeWarning)  # what was about to be awaited never is
                 for task in self.tasks():
                     task._log_destroy_pending = False  # type: ignore[attr-defined] # asyncio's own switch
-                    _silence(task.get_coro())
-                self._tasks.clear()
+                    copy_context().run(_silence, task.get_coro())  # what it still sets is nobody else's
+                self._held.clear()
         finally:
             asyncio._set_running_loop(before)
             self._ready.clear()
@@ -147,7 +154,7 @@ class SeededLoop(asyncio.BaseEventLoop):
             raise Killed
         task = _Task(coro, loop=self, context=context)
         task.set_name(name if name is not None else f"{getattr(coro, '__qualname__', 'task')}-{hash(task)}")
-        self._keep(task)
+        self.keep(task)
         return task
 
     def create_future(self) -> Any:
@@ -175,6 +182,19 @@ class SeededLoop(asyncio.BaseEventLoop):
 
         self.call_soon(run)
         return future
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
+        """Call soon, from this thread; from another one it is refused: its moment would be nobody's choice.
+
+        Raises:
+            RuntimeError: another thread asks.
+        """
+        if threading.get_ident() != self._made_in:
+            msg = "a thread of its own has no place on a seeded loop: give the code under test a stand-in"
+            raise RuntimeError(msg)
+        return self.call_soon(callback, *args, context=context)
 
     def _run_once(self) -> None:
         """Run one callback; when none is ready, let time pass first."""
@@ -250,9 +270,13 @@ def _silence(coroutine: Any) -> None:
     _undead.append(coroutine)
 
 
-def _is_unheard(task: "asyncio.Task[Any]") -> bool:
-    """Say whether a task has raised and nobody has asked for it: what asyncio would log once it is collected."""
-    return bool(task._log_traceback)
+def _name(held: "asyncio.Future[Any]") -> str:
+    return held.get_name() if isinstance(held, asyncio.Task) else "a future"
+
+
+def _is_unheard(held: Any) -> bool:
+    """Say whether it has raised and nobody has asked for it: what asyncio would log once it is collected."""
+    return bool(held._log_traceback)
 
 
 def _keep_mishap(loop: Any, context: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Oracles: what must hold at every moment of a run, watched at every commit, call, start and passing of time."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
 from turnkeeper.actors.node import Node
@@ -15,6 +16,7 @@ from turnkeeper.kernel.records import EdgeAppended, EdgeAppendedLate, Record
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
 from turnkeeper.testing.memory import Disk
 from turnkeeper.testing.violated import Violated
+from turnkeeper.testing.watched import WatchedRuntime
 
 __all__ = ["Oracles"]
 
@@ -29,7 +31,7 @@ class Oracles:
         Violated: a promise of the contract was broken; names which, and where.
     """
 
-    __slots__ = ("_called", "_disk", "_folds", "_inside", "_started", "_touched")
+    __slots__ = ("_called", "_disk", "_folds", "_inside", "_live", "_rings", "_started", "_touched")
 
     def __init__(self, disk: Disk) -> None:
         """Watch what happens on a disk."""
@@ -39,12 +41,23 @@ class Oracles:
         self._started: dict[Address, int] = {}
         self._called: Counter[str] = Counter()
         self._touched: set[int] = set()
+        self._live: defaultdict[int, set[int]] = defaultdict(set)
+        self._rings: list[tuple[float, int]] = []
+
+    def booted(self) -> None:
+        """Look at every actor that has live turns: a new boot owes them to go on."""
+        self._live.clear()
+        for turn in self._disk.turns.values():
+            if turn.state not in TERMINAL:
+                self._live[turn.actor_id].add(turn.turn_id)
+        self._touched.update(self._live)
 
     def killed(self) -> None:
         """Forget what a killed process was doing; what it may have written is read anew."""
         self._inside.clear()
         self._folds.clear()
         self._touched.clear()
+        self._rings.clear()
 
     # ------------------------------------------------------------ at each commit
 
@@ -74,8 +87,10 @@ class Oracles:
             raise Violated("one running turn", f"{where} runs beside turn {disk.running.get(turn.actor_id)}")
         if row.state in TERMINAL:
             self._folds.pop(turn_id, None)
+            self._live[turn.actor_id].discard(turn_id)
         else:
             self._folds[turn_id] = row
+            self._live[turn.actor_id].add(turn_id)
 
     def _fold(self, turn_id: int, actor_id: int) -> TurnRow:
         """Return what a turn's edges amount to, going on from the last commit that touched it."""
@@ -113,6 +128,8 @@ class Oracles:
             raise Violated("one running turn", f"{where} started inside turn {self._inside[address]} of {address}")
         if self._started.get(address, 0) > turn.turn_id and turn.attempt == 1:
             raise Violated("order of acceptance", f"{where} started after turn {self._started[address]} of {address}")
+        if earlier := [live for live in self._live[stored.actor_id] if live < turn.turn_id]:
+            raise Violated("order of acceptance", f"{where} started before turns {sorted(earlier)} of {address} ended")
         self._inside[address] = turn.turn_id
         self._started[address] = max(turn.turn_id, self._started.get(address, 0))
 
@@ -161,26 +178,31 @@ class Oracles:
         if late and node.loop.time() > troubled_s + node.settings.beat_s:
             raise Violated("a lease outlives its boot", f"boot {node.lease.boot_id} works on after its lease ran out")
 
-    def time_passes(
-        self, node: Node, agents: Callable[[Address], SessionAgent | None], writing: Collection[int]
-    ) -> None:
+    def time_passes(self, node: Node, runtime: WatchedRuntime, writing: Collection[int]) -> None:
         """Check that nothing that could be done is left undone while time passes.
 
-        Looked at are the actors that a commit has touched since nothing was under way for them; `writing` are the
-        turns in the commit that is being written.
+        Looked at are the actors that a commit has touched since nothing was under way for them, and those whose
+        timer has rung; `writing` are the turns in the commit that is being written.
         """
-        if node.tasks:  # what the store refused is being read again
-            return
-        for actor_id in list(self._touched):
-            agent = agents(self._disk.actors[actor_id])
+        now_s = node.loop.time()
+        while self._rings and self._rings[0][0] < now_s:
+            self._touched.add(heapq.heappop(self._rings)[1])
+        for actor_id in sorted(self._touched):
+            address = self._disk.actors[actor_id]
+            agent = runtime.session_agent(address)
             turns = agent.open_turns() if agent is not None else []
-            if agent is not None and turns and (turns[0].row.turn_id in writing or self._under_way(turns[0])):
-                continue
-            self._touched.discard(actor_id)
             if agent is not None and turns:
-                if not _armed(turns[0], node.loop.time()):
+                if turns[0].row.turn_id in writing or self._under_way(node, agent, turns[0]):
+                    continue
+                if not _armed(turns[0], now_s):
                     self._complain(agent, turns[0])
                 self._check_deadline(node, turns[0])
+                if turns[0].timer is not None:
+                    heapq.heappush(self._rings, (turns[0].timer.when(), actor_id))
+            elif (lost := self._live[actor_id] - set(writing)) and runtime.declares(address.agent_id):
+                said = f"{address}: turns {sorted(lost)} are live, and in nobody's hands"
+                raise Violated("no idle actor has mail while time passes", said)
+            self._touched.discard(actor_id)
 
     def _check_deadline(self, node: Node, turn: OpenTurn) -> None:
         """Check that a turn that stands on a time stands until that time: no nudge, and no restart, moves it."""
@@ -192,10 +214,12 @@ class Oracles:
             said = f"turn {turn.row.turn_id} is due at {due_at:.3f}, its timer rings at {rings_at:.3f}"
             raise Violated("a nudge moves no deadline", said)
 
-    def _under_way(self, turn: OpenTurn) -> bool:
-        """Say whether a commit of the turn is under way: what is in memory is ahead of what is stored."""
+    def _under_way(self, node: Node, agent: SessionAgent, turn: OpenTurn) -> bool:
+        """Say whether something is being done about a turn: a commit of it, or reading it again after one failed."""
         stored = self._disk.turns.get(turn.row.turn_id)
-        return not turn.committed or stored is None or stored.version != turn.row.version
+        if not turn.committed or stored is None or stored.version != turn.row.version:
+            return True
+        return bool(node.tasks) and agent.current is turn and turn.task is None
 
     def _complain(self, agent: SessionAgent, turn: OpenTurn) -> NoReturn:
         where = f"{agent.address}: turn {turn.row.turn_id} is {turn.row.state}"

@@ -4,7 +4,7 @@ A coroutine test that asks for `world`, or for a fixture that stands on it, runs
 seed is part of its name, so `pytest path::test[17]` repeats it. Without such a fixture nothing changes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -35,23 +35,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is None:
         return
     if "seed" not in metafunc.fixturenames:
-        msg = f"{metafunc.definition.nodeid} is marked with seeds and uses none: ask for world, runtime, seed, ..."
-        raise pytest.UsageError(msg)
+        if mark in metafunc.definition.own_markers:  # one of its module or class may be meant for others
+            msg = f"{metafunc.definition.nodeid} is marked with seeds and uses none: ask for world, runtime, seed, ..."
+            raise pytest.UsageError(msg)
+        return
     seeds = mark.args[0] if mark.args else 1
     metafunc.parametrize("seed", range(seeds) if isinstance(seeds, int) else list(seeds))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, trylast=True)  # before a plugin for async tests sees them
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     """Let coroutine tests of a simulated world run there, and nowhere else."""
-    for item in items:
+    made = yield
+    for item in made if isinstance(made, list) else [made]:
         if isinstance(item, pytest.Function) and _uses_world(item) and iscoroutinefunction(item.obj):
             item.obj = _simulated(item)
+    return made
 
 
 def _uses_world(item: pytest.Function) -> bool:
-    """Say whether a test stands on this plugin's world, and not on a fixture of the same name."""
-    found = item._fixtureinfo.name2fixturedefs.get("world", ())  # noqa: SLF001 - pytest shows fixtures nowhere else
+    """Say whether a test stands on this plugin's world, and not on a fixture that only has its name."""
+    found = list(item._fixtureinfo.name2fixturedefs.get("world", ()))  # noqa: SLF001 - pytest shows fixtures nowhere else
+    while found and found[-1].func.__module__ != __name__ and "world" in found[-1].argnames:
+        found.pop()  # it adds to the world that it was given
     return bool(found) and found[-1].func.__module__ == __name__
+
+
+def _has_own_fixtures(item: pytest.Function) -> bool:
+    """Say whether a test has fixtures that this plugin does not know how to make anew for another attempt."""
+    made = item._fixtureinfo.name2fixturedefs  # noqa: SLF001 - as above
+    ours = {name for name, found in made.items() if found[-1].func.__module__ == __name__}
+    return bool(made.keys() - ours - {"anyio_backend", "request", "seed"})
 
 
 def _simulated(item: pytest.Function) -> Callable[..., None]:
@@ -73,8 +87,11 @@ def _simulated(item: pytest.Function) -> Callable[..., None]:
         try:
             live_to_the_end(world, life)
         except Exception as failure:
-            for note in shrink(attempt, world.seed, failure):
-                failure.add_note(note)
+            if _has_own_fixtures(item):
+                failure.add_note("its schedule is not made smaller: fixtures of its own remember the first attempt")
+            else:
+                for note in shrink(attempt, world.seed, failure):
+                    failure.add_note(note)
             failure.add_note(f"repeat it with: pytest {item.nodeid!r}")
             raise
 

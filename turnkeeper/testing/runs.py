@@ -28,7 +28,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         seed: what it followed from.
-        digest: of every row in the end; equal for equal seeds, in any process.
+        digest: of every row in the end, what has happened in the world, and the steps and time it took; equal for
+            equal seeds, in any process.
         lives: processes it took: one, and one more for each kill.
         points: crash points passed; of one name, if the faults name one.
         steps: callbacks run by the loop.
@@ -88,7 +89,7 @@ def live_to_the_end(world: SimulatedWorld, life: Life, *, schedule: Schedule | N
         tally = world.check()
     return Outcome(
         seed=world.seed,
-        digest=world.disk.digest(),
+        digest=world.digest(steps),
         lives=world.life,
         points=world.faults.counted(world.passed),
         steps=steps,
@@ -130,7 +131,9 @@ def explore(
         try:
             outcomes.append(attempt())
         except Exception as failure:
-            failure.add_note(f"seed {seed}" + (f"; repeat it with: {repeat.format(seed=seed)}" if repeat else ""))
+            failure.add_note(
+                f"seed {seed}" + (f"; repeat it with: {repeat.replace('{seed}', str(seed))}" if repeat else "")
+            )
             for line in shrink(lambda schedule, attempt=attempt: attempt(schedule=schedule), seed, failure):  # type: ignore[misc]
                 failure.add_note(line)
             raise
@@ -155,7 +158,7 @@ def each_crash(life: Life, *, seed: int = 0, faults: Faults | None = None) -> li
         try:
             outcomes.append(run(life, seed=seed, faults=planned))
         except Exception as failure:
-            failure.add_note(f"killed at crash point {point}, seed {seed}: run(life, seed={seed}, faults={planned})")
+            failure.add_note(f"to be killed at crash point {point}: run(life, seed={seed}, faults={_short(planned)})")
             raise
         if outcomes[-1].points < point:
             break
@@ -214,3 +217,10 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception)
 
 def _kind(failure: Exception) -> tuple[type[Exception], str]:
     return type(failure), failure.rule if isinstance(failure, Violated) else ""
+
+
+def _short(faults: Faults) -> str:
+    """Return faults as a call, without what is as always."""
+    usual, said = msgspec.structs.asdict(Faults()), msgspec.structs.asdict(faults)
+    given = ", ".join(f"{name}={value!r}" for name, value in said.items() if value != usual[name])
+    return f"Faults({given})"

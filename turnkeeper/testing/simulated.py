@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NoReturn
@@ -43,6 +44,9 @@ __all__ = ["SimulatedWorld", "VirtualClock"]
 
 _EPOCH_S: Final = 1_700_000_000.0
 """What virtual wall clocks begin at: a moment in November 2023, as good as any."""
+
+_CLOSING_S: Final = 20.0
+"""More than closing takes, a late commit included."""
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _HOUSE: Final = tuple(str(_PACKAGE / layer) for layer in ("actors", "supervisors"))
@@ -119,6 +123,11 @@ class SimulatedWorld(World):
         self._kills = 0
         self._past_s = 0.0
 
+    def digest(self, steps: int) -> str:
+        """Return what two worlds have in common only if everything in them went alike, in as many steps."""
+        seen = (self.disk.digest(), steps, repr(self.now_s), sorted(self.passed.items()), sorted(self._effects.items()))
+        return blake2b(repr(seen).encode(), digest_size=32).hexdigest()
+
     def reset(self) -> None:
         """Begin anew, as if nothing had happened in this world."""
         self.__init__(self.seed, self.faults, self.load)  # type: ignore[misc]
@@ -140,7 +149,7 @@ class SimulatedWorld(World):
 
     def happen(self, effect: str) -> None:
         """Let an effect happen; see `World.happen`. An effect that happens twice is a violation."""
-        if not self._alive:
+        if not self._alive and self._loop is not None:  # the last words of a killed process
             raise Killed
         self._effects[effect] += 1
         if self._effects[effect] > 1:
@@ -169,11 +178,12 @@ class SimulatedWorld(World):
             self.report(Violated("the same deliverable, byte for byte", f"turn {result.turn_id}"))
 
     def report(self, violation: Violated) -> None:
-        """End the run with a violation; for oracles of a scenario's own. The first one counts."""
+        """End the run with a violation; for oracles of a scenario's own. The first one counts; see `World.report`."""
+        if self._loop is None:  # between lives nobody would catch it
+            raise violation
         if self.violation is None and self._alive:
             self.violation = violation
-        if self._loop is not None:
-            self._loop.kill()
+        self._loop.kill()
 
     # ------------------------------------------------------------ what the runtime passes
 
@@ -201,6 +211,7 @@ class SimulatedWorld(World):
         """Watch a runtime."""
         if isinstance(runtime, WatchedRuntime):
             self._runtimes.append(runtime)
+            self._oracles.booted()
 
     def stopped(self, runtime: Runtime) -> None:
         """Check that a closed runtime has left no task behind, and nothing running in the store."""
@@ -211,13 +222,20 @@ class SimulatedWorld(World):
             self._check_left_behind("after closing")
             self._check_said_goodbye(runtime)
             running = [turn.turn_id for turn in self.disk.turns.values() if turn.state == TurnState.RUNNING]
-            if running and not self.faults.disk_fails:  # or its last words may have been refused
+            if running and not self._in_trouble():
                 self.report(Violated("closing hands back what it cuts off", f"turns {running} are left running"))
+
+    def _troubled_s(self) -> float:
+        return max((store.troubled_s for store in self._stores), default=-math.inf)
+
+    def _in_trouble(self) -> bool:
+        """Say whether a runtime's last words may have been refused by the disk."""
+        return self.now_s < self._troubled_s() + _CLOSING_S
 
     def _check_said_goodbye(self, runtime: Runtime) -> None:
         node = runtime.node if isinstance(runtime, WatchedRuntime) else None
         stored = self.disk.nodes.get(node.lease.boot_id) if node is not None and node.failed is None else None
-        if stored is not None and stored.stopped_at is None and not self.faults.disk_fails:
+        if stored is not None and stored.stopped_at is None and not self._in_trouble():
             said = f"boot {stored.boot_id} has closed, and its stopping is not stored"
             self.report(Violated("what is submitted is written before closing", said))
 
@@ -231,14 +249,14 @@ class SimulatedWorld(World):
             self.before_time_passes()
         busy = any(store.busy for store in self._stores)
         writing = {turn_id for store in self._stores for turn_id in store.writing()}
-        troubled_s = max((store.troubled_s for store in self._stores), default=-math.inf)
+        troubled_s = self._troubled_s()
         for runtime in self._runtimes:
             node = runtime.node
             if node is not None and not node.closing:
                 with self._asked():
                     self._oracles.writer_writes(node, busy=busy)
                     self._oracles.lease_holds(node, troubled_s)
-                    self._oracles.time_passes(node, runtime.session_agent, writing)
+                    self._oracles.time_passes(node, runtime, writing)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

@@ -15,6 +15,22 @@ from turnkeeper.testing.world import World
 __all__ = ["WatchedRuntime"]
 
 
+class _WatchedReceipt(Receipt):
+    """A receipt whose deliverable the world remembers."""
+
+    __slots__ = ("_world",)
+
+    def __init__(self, world: World, of: Receipt) -> None:
+        super().__init__(of._node, of.address, of.key, of.turn_id, of._turn, duplicate=of.duplicate)
+        self._world = world
+
+    async def deliverable(self) -> Result:
+        """Wait; see `Receipt.deliverable`."""
+        result = await super().deliverable()
+        self._world.delivered(result)
+        return result
+
+
 class WatchedRuntime(Runtime):
     """A runtime in a world that remembers what clients were told."""
 
@@ -31,6 +47,10 @@ class WatchedRuntime(Runtime):
     def session_agent(self, address: Address) -> SessionAgent | None:
         """Return the session agent at an address, None where it is not in memory."""
         return self._reception.agent(address)
+
+    def declares(self, agent_id: str) -> bool:
+        """Say whether the runtime was given this agent."""
+        return agent_id in self._agents
 
     async def __aenter__(self) -> Self:
         """Start; see `Runtime`. The world is told."""
@@ -49,12 +69,9 @@ class WatchedRuntime(Runtime):
         """Accept an inbound; see `Runtime.tell`. The world remembers the receipt."""
         receipt = await super().tell(session_id, agent_id, payload, key=key, tenant=tenant)
         self.world.acknowledged(receipt)
-        return receipt
+        return _WatchedReceipt(self.world, receipt)
 
-    async def ask(
-        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
-    ) -> Result:
-        """Accept an inbound and wait; see `Runtime.ask`. The world remembers the receipt and the deliverable."""
-        result = await super().ask(session_id, agent_id, payload, key=key, tenant=tenant)
-        self.world.delivered(result)
-        return result
+    async def receipt(self, session_id: str, agent_id: str, key: str, *, tenant: str = "") -> Receipt | None:
+        """Return a receipt; see `Runtime.receipt`. The world remembers what it leads to."""
+        receipt = await super().receipt(session_id, agent_id, key, tenant=tenant)
+        return _WatchedReceipt(self.world, receipt) if receipt is not None else None

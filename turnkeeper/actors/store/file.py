@@ -82,8 +82,10 @@ def half_made(file: Path) -> bool:
 
     Later nothing leaves such a journal, because a store that is made is in WAL mode.
     """
-    journal = file.with_name(file.name + "-journal")
-    return journal.exists() and journal.stat().st_size > 0
+    try:
+        return file.with_name(file.name + "-journal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_header(file: Path, head: bytes) -> int:

@@ -50,7 +50,6 @@ _ENDS: Final = {
 
 async def _ask(world: World, runtime: Runtime, session: str, name: str) -> None:
     result = await patient_ask(runtime, session, name, session, "k")
-    world.delivered(result)
     ended = result.failure.type if result.failure is not None else result.outcome
     if ended not in _ENDS[name]:
         world.report(Violated("the known answer", f"{session}, whose handler {name}, ended with {ended}"))

@@ -208,7 +208,6 @@ class _Machine:
                 if not wait:
                     return None
                 result = await receipt.deliverable()
-                self._world.delivered(result)
             except (StorageFailed, MailboxFull):
                 await asyncio.sleep(_AGAIN_S)
                 continue
