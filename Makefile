@@ -14,9 +14,11 @@ test: .venv/dev.stamp ## every test
 	$(BIN)/python -m pytest
 
 explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
-	$(BIN)/turnkeeper simulate desk --for 20
-	$(BIN)/turnkeeper simulate programs --for 20
-	$(BIN)/turnkeeper simulate kernel --for 10
+	$(BIN)/turnkeeper simulate desk --for 15
+	$(BIN)/turnkeeper simulate programs --for 15
+	$(BIN)/turnkeeper simulate clients --for 10
+	$(BIN)/turnkeeper simulate handlers --for 10
+	$(BIN)/turnkeeper simulate kernel --for 5
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
 	$(BIN)/python tests/mutants

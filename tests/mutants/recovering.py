@@ -98,7 +98,7 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
     ),
     _runtime(
         name="the heartbeat stops at its first failure",
-        edits=(("                pause_s = _BEAT_AGAIN_S\n", "                return\n"),),
+        edits=(("                pause_s = min(_BEAT_AGAIN_S, pause_s)\n", "                return\n"),),
         point="3: no heartbeat while running",
     ),
 )
