@@ -7,7 +7,7 @@ from turnkeeper.actors.definitions import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.kernel.errors import KeyTaken, StaleEpoch, TurnkeeperError, UnknownAgent, VersionConflict
+from turnkeeper.kernel.errors import KeyTaken, ShuttingDown, StaleEpoch, TurnkeeperError, UnknownAgent, VersionConflict
 from turnkeeper.kernel.lifecycle import drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
@@ -129,17 +129,29 @@ class Reception:
             del self._idle[longest], self._agents[longest]
 
     async def settle(self) -> None:
-        """Wait for the agents that are being brought into memory: closing leaves no task behind."""
+        """Give up bringing agents into memory: closing leaves no task behind, and waits for no read."""
         while self._opening:
+            for opening in self._opening.values():
+                opening.cancel()
             await asyncio.wait(list(self._opening.values()))
 
     async def _open(self, address: Address) -> None:
-        """Bring a session agent into memory, once however many ask for it at the same time."""
+        """Bring a session agent into memory, once however many ask for it at the same time.
+
+        Raises:
+            ShuttingDown: the runtime closes meanwhile.
+        """
         opening = self._opening.get(address)
         if opening is None:
             opening = self._opening[address] = asyncio.create_task(self._load(address))
             opening.add_done_callback(lambda _: self._opening.pop(address))
-        await asyncio.shield(opening)
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if opening.cancelled() and not (caller is not None and caller.cancelling()):
+                raise ShuttingDown from None
+            raise
 
     async def _load(self, address: Address) -> None:
         actor_id = await self._node.store.actor_id(address)
