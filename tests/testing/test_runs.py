@@ -157,7 +157,10 @@ def test_without_a_way_to_repeat_it_the_seed_is_enough() -> None:
     with pytest.raises(Violated) as caught:
         explore(life, [7])
 
-    assert caught.value.__notes__ == ["seed 7", "it fails in the order of arrival, too: no race is needed"]
+    assert caught.value.__notes__ == [
+        "seed 7",
+        "it fails without any upset of the order of arrival",
+    ]
 
 
 def test_a_violation_under_kills_is_made_small_as_well() -> None:
@@ -171,8 +174,10 @@ def test_a_violation_under_kills_is_made_small_as_well() -> None:
     with pytest.raises(Violated, match="second lives") as caught:
         explore(life, range(20), faults=Faults(crash_rate=0.1))
 
-    assert caught.value.__notes__[0].startswith("seed ")
-    assert "cannot be replayed" not in caught.value.__notes__[1]
+    notes = caught.value.__notes__
+    assert notes[0].startswith("life 1 was killed at ")
+    assert any(note.startswith("seed ") for note in notes)
+    assert not any("cannot be replayed" in note for note in notes)
 
 
 def test_what_a_life_raises_itself_says_its_seed_too() -> None:
@@ -235,9 +240,12 @@ def test_a_violation_at_a_crash_point_says_at_which() -> None:
 
     with pytest.raises(Violated, match="charge happened twice") as caught:
         each_crash(life, seed=1)
-    (note,) = caught.value.__notes__
+    killed, life_of, note = caught.value.__notes__
     point = int(note.split()[6].rstrip(":"))
 
+    assert killed.startswith("life 1 was killed at ")
+    assert killed.endswith("effect.after disk-1/1/charge/#0")
+    assert life_of.startswith("this was in life 2, at ")
     assert note == f"to be killed at crash point {point}: run(life, seed=1, faults=Faults(crash_at={point}))"
 
     with pytest.raises(Violated, match="charge happened twice"):

@@ -241,7 +241,7 @@ def test_shrinking_says_so_where_it_fails_in_the_order_of_arrival_too() -> None:
     """Then no upset is needed."""
     attempt, _ = scripted(lambda _: "rule")
 
-    assert shrink(attempt, 0, RULE) == ["it fails in the order of arrival, too: no race is needed"]
+    assert shrink(attempt, 0, RULE) == ["it fails without any upset of the order of arrival"]
 
 
 def test_what_raises_anything_else_is_made_small_by_its_type() -> None:

@@ -226,9 +226,10 @@ def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) ->
     if as_json:
         _print_json({"summary": summary, "violation": found})
     else:
-        out.print(counts_table(f"Simulated: {scenario}", _rows(summary)))
         if found is not None:
             out.print("\n".join(lines_of(found)), style="red", markup=False, soft_wrap=True)
+        if summary.seeds:
+            out.print(counts_table(f"Simulated: {scenario}", _rows(summary)))
     sys.exit(_EXIT_FOUND if found is not None else 0)
 
 

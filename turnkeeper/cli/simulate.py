@@ -126,6 +126,7 @@ def _explained(plan: Plan, seed: int, failure: Exception) -> Finding:
         live_to_the_end(_world(plan, seed), plan.life, schedule=schedule)
 
     notes = [f"repeat it with: {plan.repeat.replace('{seed}', str(seed))}"]
+    notes += getattr(failure, "__notes__", [])
     if len(plan.seeds) > 1:
         notes += shrink(attempt, seed, failure)
     if isinstance(failure, Violated):
@@ -227,7 +228,8 @@ def plan_of(scenario: str, seeds: Sequence[int], options: Mapping[str, Any]) -> 
     hours = options["hours"] or (_HOURS_ONE if len(seeds) == 1 else _HOURS_MANY)
     trace = read_trace(options["arrivals"])
     shown = [f"--{name.replace('_', '-')} {options[name]!r}" for name in options if name.endswith("_rate")]
-    arrivals = [f"--arrivals {shlex.quote(str(options['arrivals']))}"] if options["arrivals"] else []
+    file = options["arrivals"] or (TRACE if trace else None)
+    arrivals = [f"--arrivals {shlex.quote(str(file))}"] if file is not None else []
     repeat = " ".join(
         [f"turnkeeper simulate {shlex.quote(scenario)} --seed {{seed}} --hours {hours!r}", *shown, *arrivals]
     )

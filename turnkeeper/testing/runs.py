@@ -1,6 +1,7 @@
 """Runs: a life lived in a simulated world to its end, under one seed or many, and a failing schedule made small."""
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,7 +19,9 @@ __all__ = ["Outcome", "each_crash", "explore", "live_to_the_end", "run", "shrink
 
 _LIVES_MAX = 10_000
 _SHRINKS_MAX = 300
+_SHRINK_S = 10.0
 _SAID_MAX = 20
+_KILLS_SAID = 5
 _LIMIT_S = 1e6
 """Virtual seconds that one life may take: eleven days. What goes on for longer goes on for ever."""
 
@@ -80,7 +83,7 @@ def live_to_the_end(world: SimulatedWorld, life: Life, *, schedule: Schedule | N
     __tracebackhide__ = True
     schedule = schedule or SeededSchedule(world.seed)
     steps, ended = 0, False
-    with _seeded(world.seed):
+    with _seeded(world.seed), _told(world):
         while not ended:
             if world.life == _LIVES_MAX:
                 raise Stalled(f"not over after {_LIVES_MAX:,} lives", "each ended before its work was done")
@@ -97,6 +100,19 @@ def live_to_the_end(world: SimulatedWorld, life: Life, *, schedule: Schedule | N
         turns=tally.turns,
         live=tally.live,
     )
+
+
+@contextmanager
+def _told(world: SimulatedWorld) -> Iterator[None]:
+    """Let a failure say in which life it came about, and where the lives before were killed."""
+    try:
+        yield
+    except Exception as failure:
+        for line in world.kills[-_KILLS_SAID:]:
+            failure.add_note(line)
+        if world.kills:
+            failure.add_note(f"this was in life {world.life}, at {world.now_s:.3f} s")
+        raise
 
 
 @contextmanager
@@ -168,7 +184,8 @@ def each_crash(life: Life, *, seed: int = 0, faults: Faults | None = None) -> li
 def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception) -> list[str]:
     """Find few upsets of the order of arrival that still make it fail; return them in words.
 
-    Halves are left out as long as what remains fails in the same way (delta debugging), within 300 attempts.
+    Halves are left out as long as what remains fails in the same way (delta debugging), within 300 attempts and ten
+    seconds.
 
     Args:
         attempt: runs the failing thing under a schedule, and raises.
@@ -178,11 +195,11 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception)
     kept = SeededSchedule(seed, keep=True)
     with suppress(Exception):
         attempt(kept)
-    attempts = 0
+    attempts, end_s = 0, time.monotonic() + _SHRINK_S
 
     def fails(upsets: Mapping[int, int]) -> bool:
         nonlocal attempts
-        if attempts >= _SHRINKS_MAX:
+        if attempts >= _SHRINKS_MAX or time.monotonic() > end_s:
             return False
         attempts += 1
         try:
@@ -210,7 +227,7 @@ def shrink(attempt: Callable[[Schedule], object], seed: int, failure: Exception)
     with suppress(Exception):
         attempt(shown)
     if not upsets:
-        return ["it fails in the order of arrival, too: no race is needed"]
+        return ["it fails without any upset of the order of arrival"]
     words = f"it takes {len(upsets)} of {len(kept.upsets)} upsets of the order of arrival, found in {attempts} attempts"
     return [words, *shown.said[:_SAID_MAX]]
 

@@ -95,6 +95,7 @@ class SimulatedWorld(World):
         faults: what goes wrong in it.
         disk: what the store holds.
         passed: the crash points so far, by name.
+        kills: where each life was killed, in words.
         before_time_passes: called whenever time is about to go on, for whoever wants to watch.
     """
 
@@ -107,6 +108,7 @@ class SimulatedWorld(World):
         self.clock = VirtualClock(self)
         self.disk = Disk(f"disk-{seed}")
         self.passed: Counter[str] = Counter()
+        self.kills: list[str] = []
         self.violation: Violated | None = None
         self.faults = faults or Faults()
         self._trouble = Trouble(self.faults, seed)
@@ -196,6 +198,8 @@ class SimulatedWorld(World):
             with self._asked():
                 self._oracles.calling(subject)
         if self._trouble.crashes(self.passed, point, self._kills):
+            where = f"crash point {self.passed.total()}, {point} {subject}".rstrip()
+            self.kills.append(f"life {self.life} was killed at {self.now_s:.3f} s, at {where}")
             self.kill()
 
     def kill(self) -> NoReturn:
