@@ -57,4 +57,4 @@ def test_the_core_has_four_dependencies() -> None:
     names = {dependency.split(">")[0] for dependency in project["dependencies"]}
 
     assert names == {"aiosqlite", "anyio", "msgspec", "structlog"}
-    assert set(project["optional-dependencies"]) == {"cli", "dev"}
+    assert set(project["optional-dependencies"]) == {"cli", "dev", "testing"}

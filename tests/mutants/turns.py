@@ -233,6 +233,7 @@ TURNS: Final[tuple[Mutant, ...]] = (
     ),
     _session(
         name="closing leaves a turn running that was about to start",
+        slow=True,
         edits=(
             (
                 (
