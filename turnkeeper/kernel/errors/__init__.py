@@ -1,0 +1,136 @@
+"""Every error, one tree: named by the fact, facts as attributes, the message says what to do.
+
+TurnkeeperError
+|-- Refused                    nothing was accepted; the caller may act on it and send again
+|   |-- UnknownAgent, InvalidName, MailboxFull, ActorBusy, ActorStopped, ShuttingDown
+|   `-- IdempotencyConflict, PayloadTooLarge, ContractViolation
+|-- TurnError                  a turn cannot do what was asked of it
+|   |-- TurnNotFound, IllegalTransition, TurnTerminal, DeliverableRecorded, TurnUnsuccessful
+|   |-- StaleEpoch, VersionConflict, LeaseExpired, LeaseHeld
+|   |-- VersionGone
+|   `-- StepLimitExceeded, DeadlineExceeded, RecursionDepthExceeded, Quarantined
+|-- StepError                  a step has no good result
+|   `-- StepFailed, ToolTimedOut, EffectInDoubt, ReplayDivergence, ContractChanged
+|-- WaitError                  a wait was answered wrongly, or would never end
+|   `-- WaitTokenInvalid, Deadlock
+|-- CoordinationError          the coordinator refuses
+|   `-- ClaimDenied, StaleClaim, NotOwner, UnknownEvent
+|-- DoorError                  another process asked the runtime, and got no value
+|   `-- DoorClosed, DoorRefused, DoorSilent
+`-- StorageError               the file, not the caller
+    `-- StorageFailed, StoreInUse, SchemaTooNew, KeyTaken
+"""
+
+from turnkeeper.kernel.errors.base import (
+    CoordinationError,
+    DoorError,
+    Refused,
+    StepError,
+    StorageError,
+    TurnError,
+    TurnkeeperError,
+    WaitError,
+)
+from turnkeeper.kernel.errors.coordination import (
+    ClaimDenied,
+    NotOwner,
+    StaleClaim,
+    UnknownEvent,
+)
+from turnkeeper.kernel.errors.door import DoorClosed, DoorRefused, DoorSilent
+from turnkeeper.kernel.errors.refused import (
+    ActorBusy,
+    ActorStopped,
+    ContractViolation,
+    IdempotencyConflict,
+    InvalidName,
+    MailboxFull,
+    PayloadTooLarge,
+    ShuttingDown,
+    UnknownAgent,
+)
+from turnkeeper.kernel.errors.step import (
+    ContractChanged,
+    EffectInDoubt,
+    ReplayDivergence,
+    StepFailed,
+    ToolTimedOut,
+)
+from turnkeeper.kernel.errors.storage import (
+    KeyTaken,
+    SchemaTooNew,
+    StorageFailed,
+    StoreInUse,
+)
+from turnkeeper.kernel.errors.turn import (
+    DeadlineExceeded,
+    DeliverableRecorded,
+    IllegalTransition,
+    LeaseExpired,
+    LeaseHeld,
+    Quarantined,
+    RecursionDepthExceeded,
+    StaleEpoch,
+    StepLimitExceeded,
+    TurnNotFound,
+    TurnTerminal,
+    TurnUnsuccessful,
+    VersionConflict,
+    VersionGone,
+)
+from turnkeeper.kernel.errors.wait import (
+    Deadlock,
+    WaitTokenInvalid,
+)
+
+__all__ = [
+    "ActorBusy",
+    "ActorStopped",
+    "ClaimDenied",
+    "ContractChanged",
+    "ContractViolation",
+    "CoordinationError",
+    "DeadlineExceeded",
+    "Deadlock",
+    "DeliverableRecorded",
+    "DoorClosed",
+    "DoorError",
+    "DoorRefused",
+    "DoorSilent",
+    "EffectInDoubt",
+    "IdempotencyConflict",
+    "IllegalTransition",
+    "InvalidName",
+    "KeyTaken",
+    "LeaseExpired",
+    "LeaseHeld",
+    "MailboxFull",
+    "NotOwner",
+    "PayloadTooLarge",
+    "Quarantined",
+    "RecursionDepthExceeded",
+    "Refused",
+    "ReplayDivergence",
+    "SchemaTooNew",
+    "ShuttingDown",
+    "StaleClaim",
+    "StaleEpoch",
+    "StepError",
+    "StepFailed",
+    "StepLimitExceeded",
+    "StorageError",
+    "StorageFailed",
+    "StoreInUse",
+    "ToolTimedOut",
+    "TurnError",
+    "TurnNotFound",
+    "TurnTerminal",
+    "TurnUnsuccessful",
+    "TurnkeeperError",
+    "UnknownAgent",
+    "UnknownEvent",
+    "VersionConflict",
+    "VersionGone",
+    "WaitError",
+    "WaitTokenInvalid",
+]
