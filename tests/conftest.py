@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from looking import FakeClock
 
 
 @pytest.fixture
@@ -14,16 +15,6 @@ def anyio_backend() -> str:
 def path(tmp_path: Path) -> Path:
     """A real file, not there yet."""
     return tmp_path / "agents.db"
-
-
-class FakeClock:
-    """Wall time that stands until the test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def time(self) -> float:
-        return self.now
 
 
 @pytest.fixture

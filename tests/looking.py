@@ -1,7 +1,10 @@
 """Shared by tests: looking at a store from outside, and waiting for what must come."""
 
 import asyncio
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,8 +14,18 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from turnkeeper import Agent, Result, Runtime, Settings, agent
-from turnkeeper.kernel.edge import Edge, EdgeKind, decode_detail
+from turnkeeper.kernel.edge import Edge, EdgeKind, chained, decode_detail
 from turnkeeper.kernel.turn import TERMINAL, fold
+
+
+class FakeClock:
+    """Wall time that stands until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
 
 
 def rows(path: Path, sql: str, *parameters: object) -> list:
@@ -23,14 +36,19 @@ def rows(path: Path, sql: str, *parameters: object) -> list:
 
 def dump(path: Path) -> dict[str, list]:
     """Return every row of every table but the nodes', whose heartbeats are no work."""
-    tables = ("actors", "turns", "receipts", "edges", "deliverables")
+    tables = ("actors", "turns", "receipts", "edges", "deliverables", "blobs")
     return {table: rows(path, f"SELECT * FROM {table}") for table in tables}
 
 
 def edges(path: Path, turn_id: int = 1) -> list[Edge]:
-    """Return a turn's history, oldest first."""
-    found = rows(path, "SELECT * FROM edges WHERE turn_id = ? ORDER BY ordinal", turn_id)
-    return [Edge(*row[1:3], EdgeKind(row[3]), *row[4:]) for row in found]
+    """Return a turn's history, oldest first; what is too large for its row comes from `blobs`."""
+    found = rows(
+        path,
+        "SELECT turn_id, ordinal, kind, epoch, at, coalesce(body, detail), digest"
+        " FROM edges LEFT JOIN blobs USING (turn_id, ordinal) WHERE turn_id = ? ORDER BY ordinal",
+        turn_id,
+    )
+    return [Edge(*row[:2], EdgeKind(row[2]), *row[3:]) for row in found]
 
 
 def kinds(path: Path, turn_id: int = 1) -> list[str]:
@@ -46,14 +64,19 @@ def details(path: Path, kind: str, turn_id: int = 1) -> list[Any]:
 def check_invariants(path: Path) -> None:
     """Check what holds after every commit, under every schedule and every crash, from the rows alone.
 
-    A turn is the fold of its edges, without a gap; it is terminal if and only if it has its one deliverable; an
-    actor runs one turn at a time; its turns first start in the order in which they were accepted.
+    A turn is the fold of its edges, without a gap, each chained to the one before it; it is terminal if and only if
+    it has its one deliverable; an actor runs one turn at a time; its turns first start in the order in which they were
+    accepted.
     """
     stored = "SELECT turn_id, actor_id, state, epoch, version, attempt, deliverable_id FROM turns ORDER BY turn_id"
     delivered = dict(rows(path, "SELECT turn_id, outcome FROM deliverables"))
     for turn_id, actor_id, *row in rows(path, stored):
         history = edges(path, turn_id)
         folded = fold(actor_id, history)
+        digest = b""
+        for edge in history:
+            digest = chained(digest, edge.turn_id, edge.kind, edge.at, edge.detail)
+            assert edge.digest == digest
         assert [edge.ordinal for edge in history] == list(range(len(history)))
         assert row == [folded.state, folded.epoch, folded.version, folded.attempt, folded.deliverable_id]
         assert delivered.get(turn_id) == (folded.state if folded.state in TERMINAL else None)
@@ -61,6 +84,21 @@ def check_invariants(path: Path) -> None:
     first = "SELECT actor_id, turn_id, min(edge_id) AS started FROM edges JOIN turns USING (turn_id)"
     started = rows(path, f"{first} WHERE kind = 'lease_acquired' GROUP BY 1, 2 ORDER BY 1, started")
     assert started == sorted(started, key=lambda row: row[:2])
+
+
+def said_under_two_hash_seeds(program: str) -> set[str]:
+    """Run a program in two processes whose strings hash differently; return what they print, once if it is equal."""
+    return {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2")
+    }
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -95,3 +133,8 @@ def playing(handler: Callable, **options: object) -> Agent:
 
 class Once(Exception):
     """What a handler raises to be run once more."""
+
+
+async def token(runtime: Runtime, turn_id: int) -> str:
+    """Return the token of the doubt that a turn stands on now; of no doubt at all where it stands on none."""
+    return next((doubt.token for doubt in await runtime.doubts() if doubt.turn_id == turn_id), "of no doubt")

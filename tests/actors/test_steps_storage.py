@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from looking import check_invariants, passed, rows, until
+from looking import check_invariants, passed, rows, token, until
 
 from turnkeeper import (
     Agent,
@@ -208,10 +208,10 @@ async def test_a_finding_that_could_not_be_stored_may_be_sent_again(path: Path) 
         disk = Disk(runtime)
         await disk.fill()
         with pytest.raises(StorageFailed):
-            await runtime.resolve(1, Happened("x" * 10_000))
+            await runtime.resolve(1, Happened("x" * 10_000), token=await token(runtime, 1))
         await disk.make_room()
         await until(lambda: runtime.statistics().suspended == 1)
-        await runtime.resolve(1, Happened("said so"))
+        await runtime.resolve(1, Happened("said so"), token=await token(runtime, 1))
         with anyio.fail_after(5):
             assert (await runtime.ask("s", "play", None, key="k")).value == "said so"
 

@@ -1,4 +1,4 @@
-"""SQLite's store: its schema, its statements, what the database guards by itself, and how a batch is written."""
+"""SQLite's store: its statements, what the database guards by itself, and how a batch is written."""
 
 import re
 import shutil
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnkeeper.actors.store.batch import ORDER, BatchConnection, statement_name
-from turnkeeper.actors.store.file import APPLICATION_ID, migrate
-from turnkeeper.actors.store.sql import migrations, queries, schema
+from turnkeeper.actors.store.file import migrate
+from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel import lifecycle, records
 from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed, Suspended
 from turnkeeper.kernel.lease import Lease
@@ -49,6 +49,21 @@ WORLD: list[list[Record]] = [
 """One node, three actors; turn 1 runs, turn 2 waits behind it, turn 3 has ended."""
 
 
+def writing(path: Path) -> BatchConnection:
+    """Return a connection such as the writer's."""
+    connection = sqlite3.connect(path, isolation_level=None, factory=BatchConnection)
+    connection.prepare()
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def commit(connection: BatchConnection, batch: Sequence[Sequence[Record]]) -> None:
+    """Write a batch as the writer does: staged, in one call without arguments."""
+    connection.staged.append(lambda raw: raw.write(batch))
+    connection.commit()
+
+
 def contents(path: Path) -> dict[str, list[Any]]:
     """Return every row of every table."""
     with closing(sqlite3.connect(path)) as connection:
@@ -56,44 +71,7 @@ def contents(path: Path) -> dict[str, list[Any]]:
         return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for (name,) in tables}
 
 
-# ---------------------------------------------------------------- schema and statements
-
-
-def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Return everything in a schema, its SQL without comments and with single spaces."""
-    rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")
-    return {(kind, name): " ".join(re.sub(r"--[^\n]*", "", sql).split()) for kind, name, sql in rows}
-
-
-def test_the_schema_is_what_the_migrations_amount_to(tmp_path: Path) -> None:
-    """A store that was migrated step by step and one made from schema.sql are the same."""
-    migrate(tmp_path / "migrated.db", "a1b2", 100.0)
-    with (
-        closing(sqlite3.connect(tmp_path / "migrated.db")) as migrated,
-        closing(sqlite3.connect(tmp_path / "made.db")) as made,
-    ):
-        made.executescript(schema())
-
-        assert objects(made)
-        assert objects(migrated) == objects(made)
-
-
-def test_a_migrated_store_says_whose_it_is_and_which_version(tmp_path: Path) -> None:
-    """Its application id and its schema number are in SQLite's own fields, its name in its one row."""
-    migrate(tmp_path / "x.db", "a1b2", 100.0)
-    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
-        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
-        assert connection.execute("SELECT store_id, created_at FROM store").fetchall() == [("a1b2", 100.0)]
-
-
-def test_migrating_once_more_changes_nothing(tmp_path: Path) -> None:
-    """A store keeps the name it was made with."""
-    migrate(tmp_path / "x.db", "a1b2", 100.0)
-    before = (tmp_path / "x.db").read_bytes()
-    migrate(tmp_path / "x.db", "c3d4", 200.0)
-
-    assert (tmp_path / "x.db").read_bytes() == before
+# ---------------------------------------------------------------- statements
 
 
 def test_every_record_has_its_place_in_a_batch() -> None:
@@ -110,7 +88,7 @@ def test_the_fields_of_a_record_are_the_parameters_of_its_statement(kind: type[R
     migrate(tmp_path / "x.db", "a1b2", 100.0)
     statement = f"EXPLAIN {queries()[statement_name(kind)]}"
     count = len(kind.__struct_fields__)
-    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+    with closing(writing(tmp_path / "x.db")) as connection:
         connection.execute(statement, [None] * count)
         for wrong in (count - 1, count + 1):
             with pytest.raises(sqlite3.ProgrammingError, match=rf"current statement uses {count}"):
@@ -123,14 +101,18 @@ ANOTHER_NAME = {"epoch_before": "epoch", "version_before": "version", "fence": "
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fields_of_a_record_are_named_as_the_columns_they_go_to(kind: type[Record]) -> None:
-    """The order of fields and columns is the same, so no value lands in its neighbour's column."""
-    sql = queries()[statement_name(kind)]
+    """A field goes to the column of its name, so no value lands in its neighbour's."""
+    numbers = count(1)
+    sql = re.sub(r"\?(?!\d)", lambda _: f"?{next(numbers)}", queries()[statement_name(kind)])
+    sql = re.sub(r"chained\(.*?\)", "computed", sql)
     insert = re.search(r"INSERT INTO \w+ \((.+)\)\s(?:VALUES \((.+)\)|SELECT (.+)\sFROM turns)", sql)
     columns, values = (insert[1], insert[2] or insert[3]) if insert else ("", "")
-    written = [column for column, value in zip(columns.split(", "), values.split(", "), strict=True) if value == "?"]
+    pairs = zip(columns.split(", "), values.split(", "), strict=True)
+    written = {value: column for column, value in pairs if re.fullmatch(r"\?\d+", value)}
+    named = written | {value: column for column, value in re.findall(r"(\w+) = (\?\d+)", sql)}
     fields = [ANOTHER_NAME.get(name, name) for name in kind.__struct_fields__]
 
-    assert [*written, *re.findall(r"(\w+) = \?", sql)] == fields
+    assert named == {f"?{number}": name for number, name in enumerate(fields, 1)}
 
 
 @pytest.mark.parametrize("name", queries())
@@ -139,7 +121,7 @@ def test_every_statement_fits_the_schema(name: str, tmp_path: Path) -> None:
     migrate(tmp_path / "x.db", "a1b2", 100.0)
     sql = queries()[name]
     numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
-    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+    with closing(writing(tmp_path / "x.db")) as connection:
         connection.execute(f"EXPLAIN {sql}", [None] * (max(numbered) if numbered else sql.count("?")))
 
 
@@ -148,17 +130,18 @@ def test_every_statement_fits_the_schema(name: str, tmp_path: Path) -> None:
 BY_HAND = f"""
 INSERT INTO nodes VALUES (1, 4242, 0.0, 45.0, NULL);
 INSERT INTO actors VALUES ({ACTOR}, '', 's', 'a');
-INSERT INTO turns VALUES (1, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL);
-INSERT INTO turns VALUES (2, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL);
-INSERT INTO turns VALUES (3, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL);
+INSERT INTO turns VALUES (1, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL);
+INSERT INTO turns VALUES (2, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
+INSERT INTO turns VALUES (3, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
 INSERT INTO deliverables VALUES (3, 'failed', x'C0', 1.0);
 UPDATE turns SET state = 'failed', deliverable_id = 3 WHERE turn_id = 3;
+INSERT INTO blobs VALUES (NULL, 1, 0, x'01');
 INSERT INTO receipts VALUES (1, {ACTOR}, 'key', 1, x'00', 0, 0.0, 0.0, 9.0, 0);
-INSERT INTO edges VALUES (NULL, 1, 0, 'inbound_received', 0, 0.0, x'');
+INSERT INTO edges VALUES (NULL, 1, 0, 'inbound_received', 0, 0.0, x'', x'');
 """
 FORBIDDEN = {
     "a second running turn of an actor": "UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2",
-    "a new turn beside a running one": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL)",
+    "a new turn beside one running": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL)",
     "an end without a deliverable": "UPDATE turns SET state = 'completed', boot_id = NULL WHERE turn_id = 1",
     "a live turn with a deliverable": "UPDATE turns SET deliverable_id = 2 WHERE turn_id = 2",
     "an ended turn that goes on": "UPDATE turns SET state = 'queued' WHERE turn_id = 3",
@@ -169,13 +152,15 @@ FORBIDDEN = {
     "a deliverable that is no end": "INSERT INTO deliverables VALUES (2, 'running', x'C0', 2.0)",
     "a changed edge": "UPDATE edges SET kind = 'turn_completed'",
     "a deleted edge": "DELETE FROM edges",
-    "a second edge at one ordinal": "INSERT INTO edges VALUES (NULL, 1, 0, 'steered', 0, 0.0, x'')",
+    "a live turn that goes": "DELETE FROM turns WHERE turn_id = 2",
+    "a second large value of an edge": "INSERT INTO blobs VALUES (NULL, 1, 0, x'02')",
+    "a second edge at one ordinal": "INSERT INTO edges VALUES (NULL, 1, 0, 'steered', 0, 0.0, x'', x'')",
     "an unknown state": "UPDATE turns SET state = 'paused' WHERE turn_id = 2",
     "a wait without a deadline": "UPDATE turns SET state = 'suspended' WHERE turn_id = 2",
-    "a run without an owner": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, NULL, NULL, NULL)",
+    "a run without an owner": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, NULL, NULL, NULL, NULL)",
     "an owner of a turn that does not run": "UPDATE turns SET boot_id = 1 WHERE turn_id = 2",
     "an owner that never started": "UPDATE turns SET boot_id = 99 WHERE turn_id = 1",
-    "a turn of no actor": "INSERT INTO turns VALUES (4, 99, 'queued', 0, 1, 1, NULL, NULL, NULL)",
+    "a turn of no actor": "INSERT INTO turns VALUES (4, 99, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL)",
     "a second receipt under a key": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0)",
     "a receipt of no turn": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'other', 99, x'00', 0, 0.0, 0.0, 9.0, 0)",
     "a second actor at one address": "INSERT INTO actors VALUES (11, '', 's', 'a')",
@@ -206,7 +191,7 @@ def test_the_database_itself_refuses(forbidden: str, by_hand: sqlite3.Connection
 def test_the_database_allows_what_the_contract_allows(by_hand: sqlite3.Connection) -> None:
     """The guards above refuse each thing for its own reason: its lawful neighbour passes."""
     by_hand.executescript(f"""
-        INSERT INTO edges VALUES (NULL, 1, 1, 'steered', 1, 0.0, x'');
+        INSERT INTO edges VALUES (NULL, 1, 1, 'steered', 1, 0.0, x'', x'');
         UPDATE receipts SET retired = 1 WHERE receipt_id = 1;
         INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0);
         UPDATE turns SET state = 'suspended', boot_id = NULL, due_at = 9.0 WHERE turn_id = 1;
@@ -240,6 +225,24 @@ def test_a_receipts_state_is_its_turns_in_other_words(move: str, state: TurnStat
     assert found == (STATE_OF[state].value,)
 
 
+def test_a_turn_that_is_over_goes_with_all_that_is_its_own_and_nothing_else(
+    by_hand: sqlite3.Connection, path: Path
+) -> None:
+    """Whoever deletes it: history, deliverable, large values and receipt."""
+    before = contents(path)
+    by_hand.executescript(f"""
+        INSERT INTO turns VALUES (4, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
+        INSERT INTO receipts VALUES (4, {ACTOR}, 'another key', 4, x'00', 0, 0.0, 0.0, 9.0, 0);
+        INSERT INTO edges VALUES (NULL, 4, 0, 'inbound_received', 0, 0.0, x'c1', x'');
+        INSERT INTO blobs VALUES (NULL, 4, 0, x'01'), (NULL, 4, -1, x'02');
+        INSERT INTO deliverables VALUES (4, 'cancelled', x'c1', 2.0);
+        UPDATE turns SET state = 'cancelled', deliverable_id = 4 WHERE turn_id = 4;
+        DELETE FROM turns WHERE turn_id = 4;
+    """)
+
+    assert contents(path) == before
+
+
 # ---------------------------------------------------------------- a batch is its points, one after another
 
 
@@ -259,14 +262,11 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
         *last_words,
     ]
     statements: list[str] = []
-    with closing(sqlite3.connect(path, isolation_level=None, factory=BatchConnection)) as connection:
-        connection.execute("PRAGMA foreign_keys = ON")
+    with closing(writing(path)) as connection:
         for point in WORLD:
-            connection.staged = [point]
-            connection.commit()
+            commit(connection, [point])
         connection.set_trace_callback(statements.append)
-        connection.staged = batch
-        connection.commit()
+        commit(connection, batch)
 
     assert {type(record) for point in batch for record in point} == set(KINDS)
     assert connection.rejected == {}
@@ -338,12 +338,9 @@ def write(path: Path, batches: Sequence[Sequence[Sequence[Record]]]) -> dict[int
     """Write the batches one after another; return the refusals by the points' number in all of them."""
     refusals: dict[int, str] = {}
     first = 0
-    with closing(sqlite3.connect(path, isolation_level=None, factory=BatchConnection)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA foreign_keys = ON")
+    with closing(writing(path)) as connection:
         for batch in batches:
-            connection.staged = batch
-            connection.commit()
+            commit(connection, batch)
             refusals |= {first + number: repr(error) for number, error in connection.rejected.items()}
             first += len(batch)
     return refusals

@@ -1,5 +1,6 @@
 """Opening a store: what is refused and left as it was, who owns a file, and when it is free again."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from turnkeeper.actors.store.file import APPLICATION_ID
+from turnkeeper.actors.store.file import APPLICATION_ID, check_file
 from turnkeeper.actors.store.lock import OwnerLock
+from turnkeeper.actors.store.reader import Reader
 from turnkeeper.actors.store.sql import migrations
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.kernel.errors import SchemaTooNew, StorageFailed, StoreInUse
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.records import ActorOpened
+from turnkeeper.kernel.records import ActorOpened, NodeStarted, NodeStopped
 
 NOBODY = 65534
 
@@ -415,7 +417,7 @@ async def test_an_unreadable_file_is_refused() -> None:
 OWN = """
 import asyncio, sys
 from turnkeeper.actors.store.sqlite import SqliteStore
-from turnkeeper.kernel.records import ActorOpened
+from turnkeeper.kernel.records import ActorOpened, NodeStarted, NodeStopped
 
 async def main():
     store = SqliteStore(sys.argv[1], store_id="a1b2", created_at=100.0)
@@ -516,3 +518,24 @@ def test_a_lock_given_back_twice_or_never_taken_is_no_error(path: Path) -> None:
     with pytest.raises(StoreInUse):
         first.acquire(path)
     second.release()
+
+
+async def test_looking_at_a_file_takes_no_lock_of_its_owner_away(path: Path) -> None:
+    """POSIX drops a process's locks on a file when it closes any descriptor of it; then a stranger deletes the log."""
+    said = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1])"
+    stranger = f"{said}; c.execute('SELECT 1 FROM store').fetchall(); c.close()"
+    store = SqliteStore(path, store_id="a1b2", created_at=100.0)
+    await store.open()
+    try:
+        await store.apply([[NodeStarted(1, 1, 1.0, 2.0)]])
+        check_file(path)
+        with Reader(path):
+            pass
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", stranger, str(path)], check=True)
+
+        assert path.with_name(f"{path.name}-wal").exists()
+        await store.apply([[NodeStopped(3.0, 1)]])
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT stopped_at FROM nodes").fetchall() == [(3.0,)]
+    finally:
+        await store.close()

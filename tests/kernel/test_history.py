@@ -1,8 +1,10 @@
 """History: runs, overlaps and order from numbered edges, and the rules that one turn's rows must keep."""
 
 from itertools import combinations
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from turnkeeper.kernel.edge import (
     Requeued,
     Resumed,
     StepDoubt,
+    StepFailure,
     StepIntent,
     StepResult,
     Suspended,
@@ -24,9 +27,8 @@ from turnkeeper.kernel.edge import (
 )
 from turnkeeper.kernel.history import Interval, check_turn, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import StepName
-from turnkeeper.kernel.receipt import payload_digest
+from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState, payload_digest
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import OpeningReceipt
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, fold
 
 RAW = msgspec.Raw(b"\x80")
@@ -212,10 +214,12 @@ def rules(
     return [found.rule for found in check_turn(row, made, deliverable, receipt_of(made, duplicates))]
 
 
-def receipt_of(made: list[Edge], duplicates: int = 0) -> OpeningReceipt:
+def receipt_of(made: list[Edge], duplicates: int = 0) -> ReceiptRow:
     inbound = decode_detail(made[0])
     assert isinstance(inbound, Inbound)
-    return OpeningReceipt(inbound.key, payload_digest(bytes(inbound.payload)), duplicates)
+    seen = [edge.at for edge in made if edge.kind in {EdgeKind.INBOUND_RECEIVED, EdgeKind.DUPLICATE_DROPPED}]
+    digest, state = payload_digest(bytes(inbound.payload)), ReceiptState.ACCEPTED
+    return ReceiptRow(1, 1, inbound.key, 1, digest, state, duplicates, seen[0], seen[-1], 1e9)
 
 
 def test_a_turn_whose_rows_agree_breaks_no_rule() -> None:
@@ -241,6 +245,26 @@ def test_an_effect_may_be_tried_again_once_somebody_has_looked() -> None:
     assert rules(edges(intent(), *RECOVERED, intent())) == ["effects at most once"]
     assert rules(edges(intent(), RESULT, intent())) == ["effects at most once"]
     assert rules(edges(intent(), doubt(), intent(), *RECOVERED, intent())) == ["effects at most once"]
+
+
+def test_an_effect_whose_call_said_that_nothing_had_happened_may_be_called_again() -> None:
+    """By raising, under a policy for retries; the last failure is the step's one outcome."""
+    failed = StepFailure(0, *STEP, Failure("E", "e"))
+    retried = (EdgeKind.STEP_FAILED, msgspec.structs.replace(failed, retry_at=9.0))
+
+    assert rules(edges(intent(), retried, intent(), retried, intent(), RESULT)) == []
+    assert rules(edges(intent(), retried, intent(), (EdgeKind.STEP_FAILED, failed))) == []
+    assert rules(edges(intent(), retried, intent(), intent())) == ["effects at most once"]
+    assert rules(edges(intent(), (EdgeKind.STEP_FAILED, failed), intent())) == ["effects at most once"]
+
+
+def test_an_effect_that_was_given_up_is_never_called_again() -> None:
+    """It may have happened, and nobody will find out."""
+    suspended = (EdgeKind.TURN_SUSPENDED, Suspended("approval", 9.0, STEP))
+    given_up = (EdgeKind.TURN_RESUMED, Resumed(1, 9.0, STEP, given_up=True))
+
+    assert rules(edges(intent(), doubt(), suspended, given_up)) == []
+    assert rules(edges(intent(), doubt(), suspended, given_up, intent())) == ["effects at most once"]
 
 
 def test_looking_into_one_effect_settles_no_other() -> None:
@@ -295,12 +319,27 @@ def test_several_faults_are_several_violations() -> None:
     ]
 
 
-def test_a_receipt_must_be_of_its_inbound() -> None:
-    """Its key and its digest are those of what came in."""
-    made = edges()
-    told = receipt_of(made)
-    for changed in (msgspec.structs.replace(told, key="other"), msgspec.structs.replace(told, digest=b"")):
-        assert [found.rule for found in check_turn(fold(1, made), made, None, changed)] == ["receipt = inbound"]
+@pytest.mark.parametrize(
+    "changed", [{"key": "other"}, {"digest": b""}, {"first_seen": 77.0}, {"last_seen": 77.0}], ids=str
+)
+def test_a_receipt_must_be_of_its_inbound(changed: dict[str, Any]) -> None:
+    """Its key, its digest and when it was seen are those of what came in, first and last."""
+    made = edges((EdgeKind.DUPLICATE_DROPPED, None))
+    told = msgspec.structs.replace(receipt_of(made, 1), **changed)
+
+    assert [found.rule for found in check_turn(fold(1, made), made, None, told)] == ["receipt = inbound"]
+
+
+@pytest.mark.parametrize(("recorded", "broken"), [(None, []), (1e9, []), (900.0, ["receipt = inbound"])])
+def test_a_receipt_answers_as_long_as_its_inbound_says(recorded: float | None, broken: list[str]) -> None:
+    """An inbound from before this was recorded says nothing, and is contradicted by nothing."""
+    first, *rest = edges()
+    inbound = decode_detail(first)
+    assert isinstance(inbound, Inbound)
+    said = encode_detail(msgspec.structs.replace(inbound, expires_at=recorded))
+    made = [msgspec.structs.replace(first, detail=said), *rest]
+
+    assert [found.rule for found in check_turn(fold(1, made), made, None, receipt_of(made))] == broken
 
 
 def test_a_step_ends_once_unless_it_is_to_be_forgotten() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turnkeeper.kernel.edge import EdgeKind
+from turnkeeper.kernel.edge import EdgeKind, chained
 from turnkeeper.kernel.errors import IdempotencyConflict
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.lifecycle import Arrival, accept, drop_duplicate, end
@@ -60,13 +60,14 @@ def test_the_same_key_and_payload_while_the_turn_is_live_is_the_same_receipt_cou
     """The duplicate is counted and leaves an edge; there is no second turn."""
     answer = admit(receipt(state), payload_digest(PAYLOAD), 1_020.0)
     row, records = drop_duplicate(RUNNING, 7, 7, 1_020.0)
+    digest = chained(RUNNING.digest, 7, "duplicate_dropped", 1_020.0, b"")
 
     assert answer is Admission.DUPLICATE
     assert records == [
         ReceiptSeen(1_020.0, 7),
-        EdgeAppended(RUNNING.edges, "duplicate_dropped", RUNNING.epoch, 1_020.0, b"", 7, RUNNING.epoch),
+        EdgeAppended(RUNNING.edges, "duplicate_dropped", RUNNING.epoch, 1_020.0, b"", 7, RUNNING.epoch, digest),
     ]
-    assert row == msgspec.structs.replace(RUNNING, edges=RUNNING.edges + 1)
+    assert row == msgspec.structs.replace(RUNNING, edges=RUNNING.edges + 1, digest=digest)
 
 
 @pytest.mark.parametrize("state", [ReceiptState.COMPLETED, ReceiptState.FAILED, ReceiptState.CANCELLED])
@@ -86,7 +87,8 @@ def test_a_duplicate_of_a_terminal_turn_held_in_memory_leaves_its_state_and_vers
     """A dropped duplicate is the one thing that may still happen to a turn that has ended."""
     row, _ = drop_duplicate(ENDED, 7, 7, 1_020.0)
 
-    assert row == msgspec.structs.replace(ENDED, edges=ENDED.edges + 1)
+    assert row is not None
+    assert row == msgspec.structs.replace(ENDED, edges=ENDED.edges + 1, digest=row.digest)
 
 
 @pytest.mark.parametrize("state", ReceiptState)
@@ -236,4 +238,4 @@ def test_however_many_duplicates_come_there_is_one_turn(drops: list[bool]) -> No
     assert sum(isinstance(record, ReceiptSeen) for record in written) == len(drops)
     assert sum(isinstance(record, EdgeAppended | EdgeAppendedLate) for record in written) == len(drops)
     assert len(written) == 2 * len(drops)
-    assert row == msgspec.structs.replace(RUNNING, edges=RUNNING.edges + sum(drops))
+    assert row == msgspec.structs.replace(RUNNING, edges=RUNNING.edges + sum(drops), digest=row.digest)

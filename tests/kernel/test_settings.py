@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.settings import Settings
 
 COUNTS = [name for name, hint in get_type_hints(Settings).items() if hint is int]
 DURATIONS = [name for name, hint in get_type_hints(Settings).items() if hint is float]
+MAY_BE_ZERO = ("retries_max", "retention_s")
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -91,7 +93,7 @@ def test_a_duration_that_ends_never_is_refused_by_name(name: str, value: float) 
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("name", [name for name in (*COUNTS, *DURATIONS) if name != "retries_max"])
+@pytest.mark.parametrize("name", [name for name in (*COUNTS, *DURATIONS) if name not in MAY_BE_ZERO])
 def test_a_limit_of_zero_is_refused_by_name(name: str) -> None:
     """A mailbox of none or a turn of no time is a mistake, not a setting."""
 
@@ -99,13 +101,24 @@ def test_a_limit_of_zero_is_refused_by_name(name: str) -> None:
         Settings(**{name: 0})
 
 
-def test_no_retries_at_all_is_a_setting() -> None:
-    """The one limit that may be zero."""
+@pytest.mark.parametrize("name", MAY_BE_ZERO)
+def test_no_retries_and_no_pruning_are_settings(name: str) -> None:
+    """The two that zero turns off."""
 
-    assert Settings(retries_max=0).retries_max == 0
+    assert getattr(Settings(**{name: 0}), name) == 0
 
 
-# ---------------------------------------------------------------- backoff
+# ---------------------------------------------------------------- retries
+
+
+@settings(deadline=None)
+@given(failures=st.integers(1, 60), jitter=st.floats(0, 1, exclude_max=True))
+def test_the_settings_are_the_policy_of_agents_that_declare_none(failures: int, jitter: float) -> None:
+    """As often, and after the same pauses."""
+    limits = Settings(retries_max=5, retry_base_s=0.5, retry_cap_s=7.0)
+
+    assert limits.retry == Retry(retries_max=5, base_s=0.5, cap_s=7.0)
+    assert limits.retry.pause_s(failures, jitter) == limits.backoff_s(failures, jitter)
 
 
 def test_the_backoff_doubles_up_to_its_cap() -> None:

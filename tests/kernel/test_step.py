@@ -1,4 +1,4 @@
-"""Steps: the decision table, the fold of a turn's edges into its steps, replay under the same arguments."""
+"""Steps: the decision table, replay under the same arguments and the same contract, idempotency keys."""
 
 from itertools import product
 
@@ -6,23 +6,9 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from recording import WHO, packed
 
-from turnkeeper.kernel.edge import (
-    Detail,
-    Edge,
-    EdgeKind,
-    Failure,
-    Inbound,
-    LeaseGranted,
-    Requeued,
-    Resumed,
-    StepDoubt,
-    StepFailure,
-    StepIntent,
-    StepResult,
-    encode_detail,
-)
-from turnkeeper.kernel.errors import ReplayDivergence
+from turnkeeper.kernel.errors import ContractChanged, ReplayDivergence
 from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.step import (
     DECISIONS,
@@ -31,50 +17,15 @@ from turnkeeper.kernel.step import (
     StepRecord,
     StepStatus,
     check_same_call,
+    check_same_contract,
     decide,
-    fold_steps,
     idempotency_key,
 )
-
-WHO = StepName("refund", "0")
-OTHER = StepName("find_order", "0")
-
-
-def packed(value: object) -> bytes:
-    return msgspec.msgpack.encode(value)
-
-
-def raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(packed(value))
 
 
 def known(status: StepStatus, effect: Effect, arguments: object = None) -> StepRecord:
     """Return a step as the record knows it."""
     return StepRecord(issued=0, name=WHO, status=status, arguments=packed(arguments), effect=effect.value)
-
-
-def edges_of(*details: Detail) -> list[Edge]:
-    """Return a turn's edges as the store would: its inbound, its lease, then these."""
-    kinds = {
-        StepIntent: EdgeKind.STEP_INTENDED,
-        StepResult: EdgeKind.STEP_SUCCEEDED,
-        StepFailure: EdgeKind.STEP_FAILED,
-        StepDoubt: EdgeKind.STEP_UNKNOWN,
-        Requeued: EdgeKind.TURN_REQUEUED,
-        Resumed: EdgeKind.TURN_RESUMED,
-        Inbound: EdgeKind.INBOUND_RECEIVED,
-        LeaseGranted: EdgeKind.LEASE_ACQUIRED,
-    }
-    return [
-        Edge(7, ordinal, kinds[type(detail)], 1, 100.0 + ordinal, encode_detail(detail))
-        for ordinal, detail in enumerate((Inbound("k", raw(1)), LeaseGranted(1, 145.0), *details))
-    ]
-
-
-def intent(
-    issued: int = 0, name: StepName = WHO, effect: Effect = Effect.EFFECTFUL, arguments: object = 5
-) -> StepIntent:
-    return StepIntent(issued, *name, effect.value, raw(arguments), f"s/7/{name}")
 
 
 # ---------------------------------------------------------------- the table of decisions
@@ -96,6 +47,12 @@ CONTRACT = {
     (StepStatus.UNKNOWN, Effect.PURE): StepDecision.RUN,
     (StepStatus.UNKNOWN, Effect.IDEMPOTENT): StepDecision.RUN,
     (StepStatus.UNKNOWN, Effect.EFFECTFUL): StepDecision.DOUBT,
+    (StepStatus.RETRYING, Effect.PURE): StepDecision.RUN,
+    (StepStatus.RETRYING, Effect.IDEMPOTENT): StepDecision.RUN,
+    (StepStatus.RETRYING, Effect.EFFECTFUL): StepDecision.RUN,
+    (StepStatus.ABANDONED, Effect.PURE): StepDecision.RUN,
+    (StepStatus.ABANDONED, Effect.IDEMPOTENT): StepDecision.RUN,
+    (StepStatus.ABANDONED, Effect.EFFECTFUL): StepDecision.RAISE,
 }
 
 
@@ -117,6 +74,13 @@ def test_the_table_covers_every_pair_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("effect", Effect)
+def test_a_doubt_that_was_given_up_stays_so_however_its_tool_is_declared_later(effect: Effect) -> None:
+    """Nobody will find out, so the step raises on every rerun, and is never called again."""
+
+    assert decide(known(StepStatus.ABANDONED, Effect.EFFECTFUL), effect) is StepDecision.RAISE
+
+
+@pytest.mark.parametrize("effect", Effect)
 def test_a_step_recorded_as_effectful_stays_in_doubt_however_its_tool_is_declared_later(effect: Effect) -> None:
     """Calling a tool harmless in a new version does not settle what an old version left open."""
 
@@ -131,9 +95,13 @@ def test_a_tool_declared_effectful_now_is_not_repeated_on_the_word_of_an_older_v
     assert decide(known(StepStatus.INTENDED, recorded), Effect.EFFECTFUL) is StepDecision.DOUBT
 
 
-@pytest.mark.parametrize(("status", "recorded", "declared"), list(product(StepStatus, Effect, Effect)))
+MAY_HAVE_HAPPENED = [status for status in StepStatus if status is not StepStatus.RETRYING]
+"""A call that failed and is to be called again said, by raising, that nothing had happened."""
+
+
+@pytest.mark.parametrize(("status", "recorded", "declared"), list(product(MAY_HAVE_HAPPENED, Effect, Effect)))
 def test_no_effect_is_ever_repeated_by_decision(status: StepStatus, recorded: Effect, declared: Effect) -> None:
-    """A step that either version calls effectful, and that was intended once, never simply runs."""
+    """A step that either version calls effectful, and that may have happened, never simply runs."""
     decision = decide(known(status, recorded), declared)
 
     if Effect.EFFECTFUL in {recorded, declared}:
@@ -144,197 +112,14 @@ def test_effects_and_statuses_have_the_values_that_databases_hold() -> None:
     """Effect classes are stored with every intent."""
 
     assert [effect.value for effect in Effect] == ["pure", "idempotent", "effectful"]
-    assert [status.value for status in StepStatus] == ["intended", "succeeded", "failed", "unknown"]
-
-
-# ---------------------------------------------------------------- the fold
-
-
-def test_a_turn_without_steps_has_none() -> None:
-    """Transitions and inbounds are no steps."""
-
-    assert fold_steps(edges_of()) == {}
-
-
-def test_an_intent_alone_is_a_step_whose_outcome_nobody_recorded() -> None:
-    """It keeps its effect class, its arguments and the key its tool was given."""
-    steps = fold_steps(edges_of(intent(3)))
-
-    assert steps == {
-        WHO: StepRecord(
-            issued=3,
-            name=WHO,
-            status=StepStatus.INTENDED,
-            arguments=packed(5),
-            effect="effectful",
-            idempotency_key="s/7/refund[0]",
-        )
-    }
-
-
-def test_a_result_completes_its_intent() -> None:
-    """Arguments, effect and key stay those of the intent."""
-    before = fold_steps(edges_of(intent(3)))[WHO]
-    after = fold_steps(edges_of(intent(3), StepResult(3, *WHO, raw("ok"))))[WHO]
-
-    assert after == msgspec.structs.replace(before, status=StepStatus.SUCCEEDED, result=packed("ok"))
-
-
-def test_a_result_of_none_is_a_result() -> None:
-    """A step that returned None answers None, and is not run again."""
-    step = fold_steps(edges_of(intent(), StepResult(0, *WHO, raw(None))))[WHO]
-
-    assert (step.status, step.result) == (StepStatus.SUCCEEDED, packed(None))
-    assert decide(step, Effect.EFFECTFUL) is StepDecision.ANSWER
-
-
-def test_a_pure_step_has_no_intent_and_its_result_carries_the_arguments() -> None:
-    """Nothing need be durable before a pure call, and its replay is still checked."""
-    arguments = {"order": "W42"}
-    step = fold_steps(edges_of(StepResult(1, *WHO, raw("ok"), raw(arguments))))[WHO]
-
-    assert step == StepRecord(
-        issued=1, name=WHO, status=StepStatus.SUCCEEDED, arguments=packed(arguments), result=packed("ok")
-    )
-    check_same_call(step, packed(arguments))
-
-
-def test_a_failure_is_recorded_with_its_step() -> None:
-    """It is the answer of every rerun: type, message and digest."""
-    failure = Failure("CardDeclined", "no funds", "ab12")
-    intended = fold_steps(edges_of(intent(), StepFailure(0, *WHO, failure)))[WHO]
-    pure = fold_steps(edges_of(StepFailure(0, *WHO, failure, raw({"n": 1}))))[WHO]
-
-    assert (intended.status, intended.failure, intended.arguments) == (StepStatus.FAILED, failure, packed(5))
-    assert (pure.status, pure.failure, pure.arguments) == (StepStatus.FAILED, failure, packed({"n": 1}))
-
-
-def test_a_doubt_keeps_what_the_intent_said() -> None:
-    """A step in doubt is still the same call, under the same key."""
-    before = fold_steps(edges_of(intent(3)))[WHO]
-    after = fold_steps(edges_of(intent(3), StepDoubt(3, *WHO, "cut off by a crash")))[WHO]
-
-    assert after == msgspec.structs.replace(before, status=StepStatus.UNKNOWN)
-
-
-def test_a_step_run_again_after_a_doubt_is_intended_anew() -> None:
-    """on_doubt = retry: the new intent stands until the new outcome is recorded."""
-    doubt = StepDoubt(0, *WHO, "cut off by a crash")
-
-    assert fold_steps(edges_of(intent(), doubt, intent()))[WHO].status is StepStatus.INTENDED
-    assert fold_steps(edges_of(intent(), doubt, intent(), StepResult(0, *WHO, raw(1))))[WHO].result == packed(1)
-
-
-def test_a_probe_that_found_a_result_settles_the_doubt() -> None:
-    """The result that was found out is the step's, as if it had been recorded at once."""
-    step = fold_steps(edges_of(intent(), StepDoubt(0, *WHO, "cut off"), StepResult(0, *WHO, raw("found"))))[WHO]
-
-    assert (step.status, step.result, step.effect) == (StepStatus.SUCCEEDED, packed("found"), "effectful")
-
-
-# ---------------------------------------------------------------- what a wait or a retry does to a step
-
-
-def test_a_step_that_a_person_says_happened_has_that_result() -> None:
-    """The answer to the suspended turn becomes the step's result; its other facts stay."""
-    doubted = fold_steps(edges_of(intent(3), StepDoubt(3, *WHO, "cut off")))[WHO]
-    settled = fold_steps(
-        edges_of(intent(3), StepDoubt(3, *WHO, "cut off"), Resumed(1, 145.0, WHO, True, raw({"id": 9})))
-    )[WHO]
-
-    assert settled == msgspec.structs.replace(doubted, status=StepStatus.SUCCEEDED, result=packed({"id": 9}))
-
-
-def test_a_step_that_a_person_says_happened_without_a_result_is_answered_with_none() -> None:
-    """`Happened()` is not `DidNotHappen()`: the effect must not be repeated."""
-    steps = fold_steps(edges_of(intent(), StepDoubt(0, *WHO, "cut off"), Resumed(1, 145.0, WHO, True, raw(None))))
-
-    assert decide(steps[WHO], Effect.EFFECTFUL) is StepDecision.ANSWER
-    assert steps[WHO].result == packed(None)
-
-
-def test_a_step_that_a_person_says_did_not_happen_is_run() -> None:
-    """Nothing of it is left in the record, so the rerun calls it."""
-    steps = fold_steps(edges_of(intent(), StepDoubt(0, *WHO, "cut off"), Resumed(1, 145.0, WHO)))
-
-    assert decide(steps.get(WHO), Effect.EFFECTFUL) is StepDecision.RUN
-
-
-def test_settling_one_step_leaves_the_others_in_doubt() -> None:
-    """An answer counts for the step it names."""
-    details = [intent(0, OTHER), intent(1), StepDoubt(1, *WHO, "cut off"), Resumed(1, 145.0, WHO, True, raw(1))]
-    steps = fold_steps(edges_of(*details))
-
-    assert steps[OTHER].status is StepStatus.INTENDED
-    assert steps[WHO].status is StepStatus.SUCCEEDED
-
-
-def test_a_turn_resumed_from_a_wait_that_is_no_step_changes_no_step() -> None:
-    """Timers and signals settle nothing."""
-    step = fold_steps(edges_of(intent(), StepDoubt(0, *WHO, "cut off"), Resumed(1, 145.0)))[WHO]
-
-    assert step.status is StepStatus.UNKNOWN
-
-
-def test_an_answer_about_a_step_that_nobody_asked_for_invents_none() -> None:
-    """A record is made by calls alone."""
-
-    assert fold_steps(edges_of(Resumed(1, 145.0, WHO, True, raw(1)))) == {}
-
-
-def test_the_step_that_a_retry_forgets_is_run_again_and_the_others_answer() -> None:
-    """A turn retried because of a failed step runs that step anew, and only that one."""
-    failed = StepFailure(1, *WHO, Failure("Flaky", "503"), raw(5))
-    retried = Requeued("retry", 130.0, Failure("StepFailed", "503"), [WHO])
-    steps = fold_steps(edges_of(StepResult(0, *OTHER, raw(1), raw({})), failed, retried))
-
-    assert set(steps) == {OTHER}
-
-
-def test_a_retry_that_forgets_nothing_keeps_every_step() -> None:
-    """A turn requeued by recovery, or because its handler raised, is answered from the record throughout."""
-    done = StepResult(0, *OTHER, raw(1), raw({}))
-
-    assert fold_steps(edges_of(done, Requeued("recovery"))) == fold_steps(edges_of(done))
-
-
-def test_a_forgotten_step_that_succeeds_later_has_that_later_result() -> None:
-    """The second run of a forgotten step is a step like any other."""
-    failed = StepFailure(0, *WHO, Failure("Flaky", "503"), raw(5))
-    retried = Requeued("retry", 130.0, None, [WHO])
-    step = fold_steps(edges_of(failed, retried, StepResult(0, *WHO, raw("ok"), raw(5))))[WHO]
-
-    assert (step.status, step.result, step.failure) == (StepStatus.SUCCEEDED, packed("ok"), None)
-
-
-# ---------------------------------------------------------------- issue order
-
-
-def test_steps_are_in_issue_order_even_where_they_ended_in_another() -> None:
-    """Three side by side, recorded as they ended: the checkpoint shows them as they were asked for."""
-    first, second, third = (StepName("search", str(nth)) for nth in range(3))
-    details = [
-        intent(0, first),
-        intent(2, third),
-        intent(1, second),
-        StepResult(2, *third, raw(3)),
-        StepResult(1, *second, raw(2)),
-        StepResult(0, *first, raw(1)),
+    assert [status.value for status in StepStatus] == [
+        "intended",
+        "succeeded",
+        "failed",
+        "retrying",
+        "unknown",
+        "abandoned",
     ]
-
-    assert list(fold_steps(edges_of(*details))) == [first, second, third]
-    assert [step.result for step in fold_steps(edges_of(*details)).values()] == [packed(1), packed(2), packed(3)]
-
-
-@settings(deadline=None)
-@given(st.permutations(range(8)))
-def test_the_order_in_which_parallel_steps_end_does_not_change_the_checkpoint(order: list[int]) -> None:
-    """The fold of every order of the same results is the same, in the same order."""
-    results = [StepResult(nth, "search", str(nth), raw(nth), raw([nth])) for nth in range(8)]
-    steps = fold_steps(edges_of(*(results[nth] for nth in order)))
-
-    assert list(steps.items()) == list(fold_steps(edges_of(*results)).items())
-    assert [step.issued for step in steps.values()] == list(range(8))
 
 
 # ---------------------------------------------------------------- identity
@@ -365,6 +150,48 @@ def test_a_divergence_of_large_arguments_has_a_message_of_bounded_length(size: i
     with pytest.raises(ReplayDivergence) as diverged:
         check_same_call(known(StepStatus.SUCCEEDED, Effect.PURE, "x" * size), packed("y" * size + "y"))
     assert len(str(diverged.value)) < 1_200
+
+
+# ---------------------------------------------------------------- the contract of a record
+
+
+def under(contract: str) -> StepRecord:
+    """Return a step that was recorded under a contract."""
+    return msgspec.structs.replace(known(StepStatus.SUCCEEDED, Effect.PURE), contract=contract)
+
+
+def test_a_record_under_the_same_contract_or_under_none_is_the_same() -> None:
+    """What was recorded before there were contracts, or by a plain function, fits any."""
+
+    assert check_same_contract(under("2:c0ffee"), "2:c0ffee", frozenset())
+    assert check_same_contract(under(""), "2:c0ffee", frozenset())
+
+
+def test_a_record_of_an_older_version_that_the_tool_accepts_is_understood_and_not_the_same() -> None:
+    """Its arguments may have another form, so they are not compared."""
+
+    assert not check_same_contract(under("1:beef"), "2:c0ffee", {"1"})
+    assert not check_same_contract(under(":beef"), "2:c0ffee", {""})
+
+
+@pytest.mark.parametrize("accepted", [(), ("0", "3"), ("1:beef",), ("",)])
+def test_a_record_under_a_contract_that_nobody_accepts_is_refused_with_both_named(accepted: tuple[str, ...]) -> None:
+    """Answering from it would hand the handler a value of another form."""
+
+    with pytest.raises(ContractChanged) as changed:
+        check_same_contract(under("1:beef"), "2:c0ffee", frozenset(accepted))
+    assert (changed.value.step, changed.value.recorded, changed.value.declared) == (WHO, "1:beef", "2:c0ffee")
+
+
+@pytest.mark.parametrize("declared", ["1:f00d", "2:beef", ":beef", "1:"])
+def test_the_version_and_the_types_count_each(declared: str) -> None:
+    """The same version with other types, and the same types under another version, are other contracts."""
+
+    with pytest.raises(ContractChanged):
+        check_same_contract(under("1:beef"), declared, frozenset())
+
+
+# ---------------------------------------------------------------- idempotency keys
 
 
 names = st.builds(StepName, st.text(min_size=1, max_size=6), st.text(max_size=6)) | st.builds(

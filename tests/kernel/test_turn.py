@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from turnkeeper.kernel import lifecycle
 from turnkeeper.kernel.edge import (
+    TRANSITION_KINDS,
     Detail,
     Edge,
     EdgeKind,
@@ -23,9 +24,11 @@ from turnkeeper.kernel.edge import (
     Requeued,
     Resumed,
     Suspended,
+    chained,
     decode_detail,
     encode_detail,
     encode_failure,
+    sealed,
 )
 from turnkeeper.kernel.errors import IllegalTransition
 from turnkeeper.kernel.lease import Lease
@@ -346,7 +349,13 @@ DECISIONS: dict[str, Any] = {
     "observe": lambda row, at: lifecycle.observe(row, EdgeKind.MODEL_ATTEMPT, None, at),
     "drop": lambda row, at: Change(*lifecycle.drop_duplicate(row, row.turn_id, row.turn_id, at)),  # type: ignore[arg-type]
     "drop late": lambda row, at: Change(
-        evolve(row, EdgeKind.DUPLICATE_DROPPED, None), lifecycle.drop_duplicate(None, row.turn_id, row.turn_id, at)[1]
+        evolve(
+            row,
+            EdgeKind.DUPLICATE_DROPPED,
+            None,
+            chained(row.digest, row.turn_id, EdgeKind.DUPLICATE_DROPPED, at, b""),
+        ),
+        lifecycle.drop_duplicate(None, row.turn_id, row.turn_id, at)[1],
     ),
 }
 LEGAL: dict[TurnState, tuple[str, ...]] = {
@@ -371,6 +380,7 @@ class Table:
         self.edges: list[Edge] = []
         self.deliverables: list[Deliverable] = []
         self.receipts: list[Record] = []
+        self.sealed: bytes | None = None
 
     def write(self, records: list[Record]) -> None:
         """Apply one commit point: the moves first, the edges after them, as a batch does."""
@@ -383,6 +393,7 @@ class Table:
                 self.row = TurnRow(*msgspec.structs.astuple(record)[:6], edges=0, boot_id=record.boot_id)
             case TurnReleased() | TurnAcquired():
                 assert self.row is not None
+                self.sealed = getattr(record, "digest", None)
                 assert (record.epoch_before, record.version_before) == (self.row.epoch, self.row.version)
                 names = {"state", "epoch", "version", "attempt", "boot_id", "due_at"} & set(record.__struct_fields__)
                 moved = {name: getattr(record, name) for name in names}
@@ -393,19 +404,21 @@ class Table:
             case EdgeAppended():
                 assert self.row is not None
                 assert record.fence == self.row.epoch, "fenced by another epoch than its own commit point leads to"
-                self._append(record.ordinal, record.kind, record.epoch, record.at, record.detail)
+                self._append(record, record.ordinal, record.epoch, record.digest)
             case EdgeAppendedLate():
                 assert self.row is not None
-                self._append(len(self.edges), record.kind, self.row.epoch, record.at, record.detail)
+                digest = chained(self.row.digest, self.row.turn_id, record.kind, record.at, record.detail)
+                self._append(record, len(self.edges), self.row.epoch, digest)
             case Deliverable():
                 self.deliverables.append(record)
             case _:
                 self.receipts.append(record)
 
-    def _append(self, ordinal: int, kind: str, epoch: int, at: float, detail: bytes) -> None:
+    def _append(self, record: EdgeAppended | EdgeAppendedLate, ordinal: int, epoch: int, digest: bytes) -> None:
         assert self.row is not None
-        self.edges.append(Edge(self.row.turn_id, ordinal, EdgeKind(kind), epoch, at, detail))
-        self.row = msgspec.structs.replace(self.row, edges=self.row.edges + 1)
+        kind = EdgeKind(record.kind)
+        self.edges.append(Edge(self.row.turn_id, ordinal, kind, epoch, record.at, record.detail, digest))
+        self.row = msgspec.structs.replace(self.row, edges=self.row.edges + 1, digest=digest)
 
 
 def live(accepted_running: bool, choices: list[int]) -> tuple[Table, TurnRow]:
@@ -467,6 +480,33 @@ def test_every_life_has_one_receipt_and_a_deliverable_if_and_only_if_it_is_over(
     assert [(7, row.state.value)] * (row.state in TERMINAL) == [(d.turn_id, d.outcome) for d in table.deliverables]
 
 
+@lives
+def test_every_edge_of_every_life_is_chained_to_the_one_before_it(accepted_running: bool, choices: list[int]) -> None:
+    """From the first: a digest is over its edge and over everything before it."""
+    table, row = live(accepted_running, choices)
+    digest = b""
+    for edge in table.edges:
+        digest = chained(digest, edge.turn_id, edge.kind, edge.at, edge.detail)
+
+        assert edge.digest == digest
+    assert row.digest == digest
+
+
+@lives
+def test_a_life_is_sealed_if_and_only_if_it_is_over(accepted_running: bool, choices: list[int]) -> None:
+    """Over its history up to its end, and over its deliverable; duplicates that come later break no seal."""
+    table, row = live(accepted_running, choices)
+    if row.state not in TERMINAL:
+        assert table.sealed is None
+        return
+    (delivered,) = table.deliverables
+    (last,) = (
+        edge for edge in table.edges if EdgeKind(edge.kind) in TRANSITION_KINDS and edge.kind.endswith(row.state)
+    )
+
+    assert table.sealed == sealed(last.digest, delivered.outcome, delivered.body, delivered.at)
+
+
 @pytest.mark.parametrize(("state", "name"), list(product(TurnState, DECISIONS)))
 def test_a_decision_that_the_table_refuses_writes_nothing(state: TurnState, name: str) -> None:
     """Every decision in every state: its legal ones give records, the others raise."""
@@ -486,7 +526,9 @@ def test_an_inbound_for_an_idle_actor_is_accepted_and_leased_in_one_commit() -> 
     arrival = Arrival(7, 2, "k", b"\x01", b"digest", 100.0, 200.0)
     change = lifecycle.accept(arrival, LEASE)
 
-    assert change.row == TurnRow(7, 2, TurnState.RUNNING, epoch=1, version=2, attempt=1, edges=2, boot_id=8)
+    last = change.records[-1]
+    assert isinstance(last, EdgeAppended)
+    assert change.row == TurnRow(7, 2, TurnState.RUNNING, 1, 2, 1, edges=2, boot_id=8, digest=last.digest)
     assert [type(record) for record in change.records] == [TurnInserted, ReceiptAccepted, EdgeAppended, EdgeAppended]
 
 

@@ -19,7 +19,8 @@ from turnkeeper.kernel.errors import (
     ToolTimedOut,
 )
 from turnkeeper.kernel.names import StepName
-from turnkeeper.kernel.verdict import Stop, Verdict, judge
+from turnkeeper.kernel.retry import Retry
+from turnkeeper.kernel.verdict import Stop, Verdict, judge, worth
 
 WHO = StepName("refund", "0")
 PASSING: list[BaseException] = [
@@ -117,3 +118,43 @@ def test_a_turn_is_retried_as_often_as_its_setting_says_and_no_more() -> None:
     verdicts = [judge(ValueError(), None, failures=n, retries_max=3, repeatable=True) for n in range(4)]
 
     assert verdicts == [Verdict.RETRY] * 3 + [Verdict.FAIL]
+
+
+# ---------------------------------------------------------------- what a policy says of it
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    """Return an error as `raise error from cause` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
+PICKY = Retry(on=(TimeoutError, StepFailed))
+NARROW = Retry(on=(TimeoutError,))
+
+
+@pytest.mark.parametrize(
+    ("retry", "error", "wanted"),
+    [
+        (PICKY, TimeoutError(), True),
+        (PICKY, ValueError(), False),
+        (PICKY, StepFailed(WHO, "pure", "Flaky", "503"), True),
+        (NARROW, StepFailed(WHO, "pure", "Flaky", "503"), False),
+        (NARROW, caused(StepFailed(WHO, "pure", "TimeoutError", ""), TimeoutError()), True),
+        (NARROW, caused(StepFailed(WHO, "pure", "ValueError", ""), ValueError()), False),
+        (NARROW, caused(ValueError(), TimeoutError()), False),
+        (NARROW, asyncio.CancelledError(), True),
+        (NARROW, None, True),
+        (NARROW, ExceptionGroup("two", [TimeoutError(), TimeoutError()]), True),
+        (NARROW, ExceptionGroup("two", [TimeoutError(), ValueError()]), False),
+        (NARROW, ExceptionGroup("two", [TimeoutError(), ExceptionGroup("one", [ValueError()])]), False),
+        (Retry(on=()), TimeoutError(), False),
+    ],
+    ids=repr,
+)
+def test_a_policy_wants_what_it_names_and_what_a_step_made_of_it(
+    retry: Retry, error: BaseException | None, wanted: bool
+) -> None:
+    """A tool's own exception counts as its step's failure does; of several that raised each must be wanted."""
+
+    assert worth(retry, error) is wanted

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from looking import check_invariants, rows, until
+from looking import check_invariants, rows, token, until
 
 from turnkeeper import Agent, DidNotHappen, Effect, Happened, Runtime, Settings, Turn, agent, step_context, tool
 from turnkeeper.kernel.errors import (
@@ -270,7 +270,7 @@ async def test_an_effect_in_doubt_is_asked_about_by_default(world: World, happen
         assert (runtime.statistics().queued, runtime.statistics().running) == (1, 0)
 
     async with world.runtime() as runtime:
-        await runtime.resolve(1, Happened("said so") if happened else DidNotHappen())
+        await runtime.resolve(1, Happened("said so") if happened else DidNotHappen(), token=await token(runtime, 1))
         await until(lambda: runtime.statistics().completed == 2)
 
     check_invariants(world.path)
@@ -404,21 +404,21 @@ async def test_a_finding_is_applied_once(path: Path, restarted: bool, finding, v
         waiting = asyncio.create_task(runtime.ask("s", "pay", 5, key="k"))
         await until(lambda: runtime.statistics().suspended == 1)
         if not restarted:
-            await runtime.resolve(1, finding)
+            await runtime.resolve(1, finding, token=await token(runtime, 1))
             with pytest.raises(WaitTokenInvalid):
-                await runtime.resolve(1, DidNotHappen())
+                await runtime.resolve(1, DidNotHappen(), token=await token(runtime, 1))
             assert (await waiting).value == value
     if restarted:
         with pytest.raises(ShuttingDown):
             await waiting
     async with Runtime(path, [till.pay], settings=FAST) as runtime:
         if restarted:
-            await runtime.resolve(1, finding)
+            await runtime.resolve(1, finding, token=await token(runtime, 1))
             with pytest.raises(WaitTokenInvalid):
-                await runtime.resolve(1, DidNotHappen())
+                await runtime.resolve(1, DidNotHappen(), token=await token(runtime, 1))
         assert (await runtime.ask("s", "pay", 5, key="k")).value == value
         with pytest.raises(WaitTokenInvalid):
-            await runtime.resolve(1, DidNotHappen())
+            await runtime.resolve(1, DidNotHappen(), token=await token(runtime, 1))
 
     check_invariants(path)
     assert len(till.charged) == charges
@@ -434,6 +434,7 @@ async def test_two_findings_at_once_have_one_winner(path: Path, first, second, v
     till = Till()
     async with Runtime(path, [till.pay], settings=FAST) as runtime:
         turn_id = await suspended(runtime, key="k")
+        known = await token(runtime, turn_id)
         read, write = runtime._store.edges, runtime._store.apply
 
         async def late_read(turn: int) -> object:
@@ -447,7 +448,9 @@ async def test_two_findings_at_once_have_one_winner(path: Path, first, second, v
             return await write(points)
 
         runtime._store.edges, runtime._store.apply = late_read, late_write  # type: ignore[method-assign]
-        winner, loser = (asyncio.create_task(runtime.resolve(turn_id, finding)) for finding in (first, second))
+        winner, loser = (
+            asyncio.create_task(runtime.resolve(turn_id, finding, token=known)) for finding in (first, second)
+        )
         outcomes = await asyncio.gather(winner, loser, return_exceptions=True)
         with anyio.fail_after(5):
             assert (await runtime.ask("s", "pay", 5, key="k")).value == value
@@ -465,14 +468,14 @@ async def test_a_finding_for_a_turn_that_stands_on_nothing_is_refused(path: Path
         ended = await runtime.ask("other", "pay", 7)
         queued = await runtime.tell("s", "pay", 6)
         with pytest.raises(TurnNotFound):
-            await runtime.resolve(99, DidNotHappen())
+            await runtime.resolve(99, DidNotHappen(), token=await token(runtime, 99))
         for wrong in (ended.turn_id, queued.turn_id):
             with pytest.raises(WaitTokenInvalid):
-                await runtime.resolve(wrong, DidNotHappen())
+                await runtime.resolve(wrong, DidNotHappen(), token=await token(runtime, wrong))
 
         assert (runtime.statistics().suspended, runtime.statistics().queued) == (1, 1)
 
-        await runtime.resolve(turn_id, Happened("said so"))
+        await runtime.resolve(turn_id, Happened("said so"), token=await token(runtime, turn_id))
         assert (await queued.deliverable()).value == "charged 6"
 
 
@@ -483,25 +486,26 @@ async def test_a_finding_that_cannot_be_stored_leaves_the_turn_standing(path: Pa
     async with Runtime(path, [till.pay], settings=settings) as runtime:
         turn_id = await suspended(runtime, key="k")
         with pytest.raises(ContractViolation):
-            await runtime.resolve(turn_id, Happened(object()))
+            await runtime.resolve(turn_id, Happened(object()), token=await token(runtime, turn_id))
         with pytest.raises(PayloadTooLarge):
-            await runtime.resolve(turn_id, Happened("x" * 1000))
-        await runtime.resolve(turn_id, Happened("good"))
+            await runtime.resolve(turn_id, Happened("x" * 1000), token=await token(runtime, turn_id))
+        await runtime.resolve(turn_id, Happened("good"), token=await token(runtime, turn_id))
 
         assert (await runtime.ask("s", "pay", 5, key="k")).value == "good"
 
 
 async def test_a_turn_that_nobody_answers_fails_at_its_deadline(path: Path) -> None:
-    """After `approval_s` the turn fails, late answers are refused, and its session goes on."""
+    """After `approval_s` the turn fails for its doubt, late answers are refused, and its session goes on."""
     till = Till()
     settings = Settings(synchronous="OFF", approval_s=0.05, shutdown_s=0.02)
     async with Runtime(path, [till.pay], settings=settings) as runtime:
         with anyio.fail_after(5):
             result = await runtime.ask("s", "pay", 5)
         with pytest.raises(WaitTokenInvalid):
-            await runtime.resolve(result.turn_id, DidNotHappen())
+            await runtime.resolve(result.turn_id, DidNotHappen(), token=await token(runtime, result.turn_id))
 
-        assert result.failure.type == "DeadlineExceeded"
+        assert result.failure.type == "EffectInDoubt"
+        assert "step charge[#0]" in result.failure.message
         assert (await runtime.ask("s", "pay", 6)).value == "charged 6"
     check_invariants(path)
 
@@ -524,7 +528,8 @@ async def test_a_deadline_passes_while_nobody_runs_and_nothing_moves_it(path: Pa
         with anyio.fail_after(5):
             result = await runtime.ask("s", "pay", 5, key="k")
 
-    assert result.failure.type == "DeadlineExceeded"
+    assert result.failure.type == "EffectInDoubt"
+    assert "step charge[#0]" in result.failure.message
     assert len(till.charged) == 1
     check_invariants(path)
 
@@ -544,7 +549,7 @@ async def test_a_standing_turn_holds_up_its_own_session_only(path: Path) -> None
             (1, "suspended"),
             (2, "queued"),
         ]
-        await runtime.resolve(1, DidNotHappen())
+        await runtime.resolve(1, DidNotHappen(), token=await token(runtime, 1))
         await until(lambda: runtime.statistics().completed == 3)
 
     check_invariants(path)

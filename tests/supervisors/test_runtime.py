@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from looking import dump, rows, until
 
-from turnkeeper import Agent, Receipt, Result, Runtime, Settings, Turn, agent
+from turnkeeper import Agent, Receipt, Result, Retry, Runtime, Settings, Turn, agent
 from turnkeeper.kernel.errors import (
     ContractViolation,
     IdempotencyConflict,
@@ -181,7 +181,7 @@ async def test_an_error_that_cannot_be_stored_still_ends_its_turn(
 ) -> None:
     """Every live turn ends, whatever its handler raises."""
 
-    @agent("play", retries_max=retries_max)
+    @agent("play", retry=Retry(retries_max=retries_max))
     async def play(turn: Turn) -> None:
         raise error
 

@@ -71,7 +71,7 @@ async def test_a_runtime_that_is_not_open_accepts_nothing(path: Path) -> None:
         lambda: runtime.tell("s", "play", 1),
         lambda: runtime.ask("s", "play", 1),
         lambda: runtime.receipt("s", "play", "k"),
-        lambda: runtime.resolve(1, None),
+        lambda: runtime.resolve(1, None, token="x"),
     )
     for door in doors:
         with pytest.raises(ShuttingDown):

@@ -93,6 +93,7 @@ class Node:
         clock: Clock,
         chance: Chance,
         on_idle: "Callable[[SessionAgent], None]",
+        points: Points | None,
     ) -> None:
         """Begin a boot: the next boot id, and a lease from now on."""
         self.store = store
@@ -102,7 +103,7 @@ class Node:
         self.clock = clock
         self.chance = chance
         self.on_idle = on_idle
-        self.points: Points | None = None
+        self.points = points
         self.loop = asyncio.get_running_loop()
         self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)
         self.closing = False
@@ -147,7 +148,7 @@ class Node:
             attempt=turn.row.attempt,
             edges=turn.row.edges,
             **_why(deliverable),
-            run_s=round(self.loop.time() - turn.started_s, 6),
+            run_s=round(self.loop.time() - turn.started_s, 6) if turn.started_s else 0.0,
         )
 
 
@@ -186,5 +187,10 @@ def logger() -> Any:
 def _render(_logger: Any, _method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
     fields = dict(event)
     name, exc_info = fields.pop("event"), fields.pop("exc_info", None)
-    said = " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
+    said = " ".join([name, *(f"{key}={_printable(value)}" for key, value in fields.items())])
     return (said,), {"extra": {"event": name, "fields": fields}, "exc_info": exc_info}
+
+
+def _printable(value: object) -> str:
+    """Return a field on one line that cannot steer a terminal, whoever wrote it."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))

@@ -7,7 +7,8 @@ so there is no timer and no lingering (waiting 1 ms for a bigger batch cost late
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +16,9 @@ from turnkeeper.kernel.errors import MailboxFull, ShuttingDown, StorageFailed, T
 from turnkeeper.kernel.ports import Store
 from turnkeeper.kernel.records import Record
 
-__all__ = ["Persistence", "PersistenceStatistics", "Told"]
+__all__ = ["Persistence", "PersistenceStatistics", "Told", "conclude", "settle"]
+
+T = TypeVar("T")
 
 Told = Callable[[TurnkeeperError | None], None]
 """Called once, in the event loop, when a commit point stands (None) or was refused (the reason)."""
@@ -45,6 +48,7 @@ class Persistence:
         "_batch_max",
         "_closing",
         "_commits",
+        "_committed",
         "_failing",
         "_largest",
         "_loop",
@@ -64,6 +68,7 @@ class Persistence:
         self._waiting_max = waiting_max
         self._waiting: deque[tuple[Sequence[Record], Told]] = deque()
         self._wake: asyncio.Future[None] | None = None
+        self._committed: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._failing = ""
@@ -80,6 +85,9 @@ class Persistence:
             told(self._stopped)
             return
         self._waiting.append((records, told))
+        self._rouse()
+
+    def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -92,6 +100,19 @@ class Persistence:
         done: asyncio.Future[None] = self._loop.create_future()
         self.submit(records, settle(done))
         await done
+
+    def next_commit(self) -> Callable[[], Awaitable[None]]:
+        """Return what waits for the first commit after this call, or for the end of the writer."""
+        if self._committed is None:
+            self._committed = self._loop.create_future()
+            if self._stopped is not None:
+                self._committed.set_result(None)
+        committed = self._committed
+
+        async def wait() -> None:
+            await asyncio.wait([committed])  # shared: one who is cancelled must not cancel the others
+
+        return wait
 
     def check_room(self) -> None:
         """Refuse new work, before it is acknowledged, while too much waits to become durable.
@@ -120,13 +141,13 @@ class Persistence:
     def close(self) -> None:
         """Let `run` return once everything submitted is written."""
         self._closing = True
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._rouse()
 
     def stop(self, error: TurnkeeperError) -> None:
         """Tell everyone who still waits, or comes later, that nothing becomes durable any more, and why."""
         self._stopped = error
         self._fail_waiting(error)
+        self._tell_of_commit()
 
     def statistics(self) -> PersistenceStatistics:
         """Return what the writer has done; `commits` is the number of transactions."""
@@ -161,6 +182,12 @@ class Persistence:
         self._rejected += len(rejected)
         self._largest = max(self._largest, len(batch))
         self._tell(batch, rejected)
+        self._tell_of_commit()
+
+    def _tell_of_commit(self) -> None:
+        if self._committed is not None and not self._committed.done():
+            self._committed.set_result(None)
+        self._committed = None
 
     def _tell(self, batch: list[tuple[Sequence[Record], Told]], rejected: Mapping[int, TurnkeeperError]) -> None:
         for number, (_, told) in enumerate(batch):
@@ -172,13 +199,14 @@ class Persistence:
 
 def settle(done: asyncio.Future[None]) -> Told:
     """Return what settles a future of one waiter; a waiter that was cancelled is not told."""
+    return lambda error: conclude(done, None, error)
 
-    def told(error: TurnkeeperError | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
 
-    return told
+def conclude(done: asyncio.Future[T], value: T, error: TurnkeeperError | None) -> None:
+    """Give a waiter its value, or the error; a waiter that was cancelled is not told."""
+    if done.done():
+        return
+    if error is None:
+        done.set_result(value)
+    else:
+        done.set_exception(error)

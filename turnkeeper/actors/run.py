@@ -9,24 +9,28 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
 from turnkeeper.actors.values import decode, encode
-from turnkeeper.kernel.edge import EdgeKind, Failure, Inbound, Requeued, Suspended, decode_detail, encode_failure
+from turnkeeper.kernel.edge import (
+    EdgeKind,
+    Failure,
+    Inbound,
+    Requeued,
+    Suspended,
+    decode_detail,
+    encode_failure,
+)
 from turnkeeper.kernel.errors import DeadlineExceeded, Quarantined, StepFailed, TurnNotFound
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
 from turnkeeper.kernel.names import Address, StepName
-from turnkeeper.kernel.step import Effect, StepRecord, fold_steps
-from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge
+from turnkeeper.kernel.step import Effect, StepRecord, fold_steps, version_of
+from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge, worth
 
 __all__ = ["Recorded", "Run", "recorded"]
-
-_FINAL = frozenset({"ContractViolation", "PayloadTooLarge"})
-"""Failures of a step that running it again could not end otherwise."""
-
 
 _INSIST_S = 1.0
 """How often a handler that swallows its cancellation is cancelled again."""
@@ -69,7 +73,7 @@ class Run:
 
     @property
     def _limit_s(self) -> float:
-        return self._agent.turn_s or self._node.settings.turn_s
+        return self._node.settings.turn_s if self._agent.turn_s is None else self._agent.turn_s
 
     async def _work(self) -> None:
         """Run the handler and end the run in the same step, so that its last result and its end share a commit."""
@@ -82,7 +86,7 @@ class Run:
         except BaseException as raised:  # noqa: BLE001 - every end of a handler is an end of the run; `judge` tells them apart
             error = raised
         if self._steps is not None:
-            self._steps.over = True
+            self._steps.end()
             await self._wait_for_steps(self._steps.beside)
         self._end(error, body)
 
@@ -107,6 +111,7 @@ class Run:
                 raise Quarantined(turn.row.turn_id, record.recoveries)
             turn.payload, turn.steps, turn.failures = record.payload, record.steps, record.failures
             turn.loaded = True
+            self._agent = self._agent.started_under(turn.row.turn_id, record.version, steps=len(turn.steps))
         self._steps = Steps(self._node, self._address, turn)
         handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, self._steps)
         value = await self._agent.handler(handed)
@@ -139,11 +144,17 @@ class Run:
     def _concluded(self, error: BaseException | None, body: bytes) -> Change | None:
         """Return the change that the handler's end amounts to."""
         turn, now = self._turn, self._node.clock.time()
+        if turn.stop is Stop.DEADLINE and turn.suspension is not None:
+            turn.stop = Stop.SUSPEND  # somebody can still say what became of an effect; nobody could of a failed turn
         settings = self._node.settings
-        retries_max = settings.retries_max if self._agent.retries_max is None else self._agent.retries_max
+        retry = self._agent.retry or settings.retry
         failed = [cause for cause in causes(error) if isinstance(cause, StepFailed)]
-        repeatable = not any(cause.effect == Effect.EFFECTFUL or cause.type in _FINAL for cause in failed)
-        verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retries_max, repeatable=repeatable)
+        repeatable = all(cause.recoverable for cause in failed) and worth(retry, error)
+        verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)
+        if error is not None and verdict in {Verdict.FAIL, Verdict.RETRY}:
+            self._node.log.warning(
+                "turn.raised", turn_id=turn.row.turn_id, error=type(error).__name__, at=_place(error)
+            )
         match verdict:
             case Verdict.COMPLETE:
                 return end(turn.row, EdgeKind.TURN_COMPLETED, body, now)
@@ -154,7 +165,7 @@ class Run:
             case Verdict.RETRY if error is not None:
                 turn.failures += 1
                 self._node.counters.retried += 1
-                pause_s = settings.backoff_s(turn.failures, self._node.chance.random())
+                pause_s = retry.pause_s(turn.failures, self._node.chance.random())
                 forgotten = [*(cause.step for cause in failed), *turn.uncalled]
                 why = Requeued("retry", now + pause_s, self._failure(error), forgotten)
                 return requeue(turn.row, why, now)
@@ -174,6 +185,13 @@ class Run:
         return failure_of(error, digest)
 
 
+def _place(error: BaseException) -> str:
+    """Return where an error was raised: its message may hold what belongs into no log, its place does not."""
+    raised = error.__cause__ if isinstance(error, StepFailed) and error.__cause__ is not None else error
+    frames = traceback.extract_tb(raised.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
 class Recorded(NamedTuple):
     """What the store has of a turn that is to run again."""
 
@@ -182,10 +200,11 @@ class Recorded(NamedTuple):
     failures: int
     recoveries: int
     suspension: Suspended | None
+    version: str
 
 
 async def recorded(node: Node, turn_id: int) -> Recorded:
-    """Read a turn's payload and record from the store: what a rerun is answered from.
+    """Read a turn's payload and record from the store: what a rerun is answered from, and what it stands on.
 
     Raises:
         StorageFailed: the store cannot be read.
@@ -202,4 +221,5 @@ async def recorded(node: Node, turn_id: int) -> Recorded:
         failures=reasons.count("retry"),
         recoveries=reasons.count("recovery"),
         suspension=next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None),
+        version=version_of(details),
     )

@@ -4,19 +4,15 @@ import asyncio
 from collections import deque
 from functools import partial
 
-import msgspec
-
-from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
-from turnkeeper.actors.persistence import settle
+from turnkeeper.actors.persistence import conclude, settle
 from turnkeeper.actors.resync import resync
-from turnkeeper.actors.run import Run, recorded
-from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import NOTHING, EdgeKind, Requeued, Resumed, encode_failure
+from turnkeeper.actors.run import Run
+from turnkeeper.actors.waiting import NO_DOUBT, Finding, answer, check_finding, overdue
+from turnkeeper.kernel.edge import EdgeKind, Requeued, encode_failure
 from turnkeeper.kernel.errors import (
-    ContractViolation,
-    DeadlineExceeded,
     MailboxFull,
     StorageFailed,
     TurnkeeperError,
@@ -26,6 +22,7 @@ from turnkeeper.kernel.errors import (
 from turnkeeper.kernel.lifecycle import (
     Arrival,
     Change,
+    Fork,
     accept,
     acquire,
     drop_duplicate,
@@ -38,6 +35,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import LiveTurn
 from turnkeeper.kernel.receipt import FRESH_KEY, Admission, admit
 from turnkeeper.kernel.records import ActorOpened, Deliverable, Record
+from turnkeeper.kernel.step import fold_steps
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
 __all__ = ["Admitted", "SessionAgent"]
@@ -76,9 +74,9 @@ class SessionAgent:
         """Return the turn that runs, or is suspended, now."""
         return self._current
 
-    def holds(self, key: str) -> bool:
-        """Say whether a live turn in memory has this key."""
-        return key in self._by_key
+    def open_turn(self, key: str) -> OpenTurn | None:
+        """Return the live turn in memory that has this key."""
+        return self._by_key.get(key)
 
     def unsettled(self, key: str | None, digest: bytes) -> "asyncio.Future[None] | None":
         """Return what to wait for where a key's turn is not committed yet and has another payload.
@@ -99,12 +97,12 @@ class SessionAgent:
     # ------------------------------------------------------------ arrival
 
     def admit(
-        self, key: str | None, payload: bytes, digest: bytes, *, retired: int | None = None
+        self, key: str | None, payload: bytes, digest: bytes, *, retired: int | None = None, fork: Fork | None = None
     ) -> "asyncio.Future[Admitted]":
         """Accept an inbound, or count it as a duplicate; the future is done once that is durable.
 
         The turn starts by itself, whatever becomes of the caller. No key means a fresh one. `retired` is the
-        expired receipt of the key.
+        expired receipt of the key. A `fork` begins with another turn's record.
 
         Raises:
             IdempotencyConflict: the key stands for another payload of a live turn.
@@ -125,9 +123,11 @@ class SessionAgent:
         expires_at = now + node.settings.idempotency_s
         turn_id = node.next_id()
         key = f"{FRESH_KEY}{turn_id}" if key is None else key
-        arrival = Arrival(turn_id, self.actor_id, key, payload, digest, now, expires_at)
-        change = accept(arrival, node.lease if self.idle else None, retired)
+        arrival = Arrival(turn_id, self.actor_id, key, payload, digest, now, expires_at, fork)
+        change = accept(arrival, node.lease if self.idle else None, retired, self.definition.version)
         turn = OpenTurn(change.row, arrival, committed=False)
+        if fork is not None:
+            turn.steps = fold_steps(fork.steps)
         if self.idle:
             self._current = turn
         else:
@@ -151,14 +151,11 @@ class SessionAgent:
         if error is None:
             turn.committed = True
             self._node.counters.accepted += 1
-            if not done.done():
-                done.set_result((turn, False))
         else:
             if first:
                 self._opened = False
             self._forget(turn)
-            if not done.done():
-                done.set_exception(error)
+        conclude(done, (turn, False), error)
         if self._current is not turn:
             self._next()
         elif error is None:
@@ -181,12 +178,7 @@ class SessionAgent:
                 self._node.counters.duplicates += 1
             elif isinstance(error, StorageFailed) and row is not None and before.edges < known.row.edges:
                 known.row = before  # everything after it has failed, too: its number is free again
-            if done.done():
-                return
-            if error is None:
-                done.set_result((known, True))
-            else:
-                done.set_exception(error)
+            conclude(done, (known, True), error)
 
         self._node.persistence.submit(records, told)
         return done
@@ -219,7 +211,7 @@ class SessionAgent:
         self._queue.popleft()
         self._current = turn
         before = turn.row
-        change = acquire(before, self._node.lease, self._node.clock.time())
+        change = acquire(before, self._node.lease, self._node.clock.time(), self.definition.version)
         turn.row = change.row
         self._node.persistence.submit(change.records, partial(self._acquired, turn))
 
@@ -229,7 +221,10 @@ class SessionAgent:
         if turn is None or not turn.committed:
             return None  # its own commit comes back here
         wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
-        if 0 < wait_s <= self._node.settings.retry_cap_s + 1:  # a longer one comes from a clock that was put back
+        longest_s = (self.definition.retry or self._node.settings.retry).cap_s
+        if (
+            0 < wait_s <= max(longest_s, self._node.settings.retry_cap_s) + 1
+        ):  # a longer one comes from a clock that was put back
             turn.disarm()
             turn.timer = self._node.loop.call_later(wait_s, self._next)
             return None
@@ -268,7 +263,7 @@ class SessionAgent:
         if successor is not None:
             self._queue.popleft()
             before = successor.row
-            acquired = acquire(before, self._node.lease, self._node.clock.time())
+            acquired = acquire(before, self._node.lease, self._node.clock.time(), self.definition.version)
             successor.row = acquired.row
             records = [*records, *acquired.records]
         deliverable = change.records[0]
@@ -355,32 +350,38 @@ class SessionAgent:
         turn.timer = self._node.loop.call_later(wait_s, self._give_up, turn)
 
     def _give_up(self, turn: OpenTurn) -> None:
-        if turn.row.state is TurnState.SUSPENDED and not self._node.closing:
-            self._node.suspended.pop(turn.row.turn_id, None)
-            self._fail(turn, DeadlineExceeded(turn.row.turn_id, self._node.settings.approval_s))
+        if turn.row.state is TurnState.SUSPENDED:
+            self._node.start(self._time_out(turn))
 
-    async def resolve(self, turn_id: int, finding: Happened | DidNotHappen) -> None:
+    async def _time_out(self, turn: OpenTurn) -> None:
+        """Fail a turn that nobody has answered; an answer that comes meanwhile wins."""
+        stood_at = turn.row.version
+        try:
+            error = await overdue(self._node, turn.row.turn_id)
+        except TurnkeeperError as unreadable:
+            self._node.log.warning("turn.unreadable", turn_id=turn.row.turn_id, error=type(unreadable).__name__)
+            turn.timer = self._node.loop.call_later(self._node.settings.retry_base_s, self._give_up, turn)
+            return
+        if turn.row.version == stood_at and not self._node.closing:
+            self._node.suspended.pop(turn.row.turn_id, None)
+            self._fail(turn, error)
+
+    async def resolve(self, turn_id: int, finding: Finding, token: str) -> None:
         """Say what became of the effect a suspended turn stands on; the turn then runs again.
 
         Raises:
-            WaitTokenInvalid: the turn does not stand on a step, or has been answered.
+            WaitTokenInvalid: the turn does not stand on this doubt, or has been answered.
+            ContractViolation, PayloadTooLarge: the result cannot be stored.
         """
-        if not isinstance(finding, Happened | DidNotHappen):
-            said = f"must be Happened(...) or DidNotHappen(), not {finding!r}"  # type: ignore[unreachable]
-            raise ContractViolation("the finding", said)
+        check_finding(finding)
         turn = self._current
         if turn is None or turn.row.turn_id != turn_id or turn.row.state is not TurnState.SUSPENDED:
-            raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")
-        result = NOTHING
-        if isinstance(finding, Happened):
-            result = msgspec.Raw(encode(finding.result, "the result", self._node.settings.payload_bytes_max))
-        suspension = (await recorded(self._node, turn_id)).suspension
-        if turn.row.state is not TurnState.SUSPENDED or suspension is None:
-            raise WaitTokenInvalid(turn_id, "it has been answered already")
-        lease = self._node.lease
-        step, happened = suspension.step, isinstance(finding, Happened)
-        found = Resumed(lease.boot_id, lease.until, step, happened=happened, result=result)
-        change = resume(turn.row, lease, found, self._node.clock.time())
+            raise WaitTokenInvalid(turn_id, NO_DOUBT)
+        asked_at = turn.row.version
+        found = await answer(self._node, turn_id, finding, token, self.definition)
+        if turn.row.version != asked_at:
+            raise WaitTokenInvalid(turn_id, "it has been answered already, or its time was over")
+        change = resume(turn.row, self._node.lease, found, self._node.clock.time())
         turn.disarm()
         turn.row, turn.loaded = change.row, False
         self._node.suspended.pop(turn_id, None)

@@ -2,37 +2,27 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.definitions import DidNotHappen, Happened, StepContext, Tool, step_scope
+from turnkeeper.actors.calls import Calls, Expired
+from turnkeeper.actors.journal import Call, Journal
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
-from turnkeeper.actors.persistence import Told, settle
+from turnkeeper.actors.tool import DidNotHappen, Happened, Tool
 from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import (
-    NOTHING,
-    Detail,
-    EdgeKind,
-    Failure,
-    StepDoubt,
-    StepFailure,
-    StepIntent,
-    StepResult,
-    Suspended,
-)
+from turnkeeper.kernel.edge import Failure
 from turnkeeper.kernel.errors import (
     ContractViolation,
     EffectInDoubt,
-    ShuttingDown,
-    StaleEpoch,
+    StepError,
     StepFailed,
     StepLimitExceeded,
     ToolTimedOut,
-    TurnkeeperError,
 )
-from turnkeeper.kernel.lifecycle import failure_of, observe
+from turnkeeper.kernel.lifecycle import failure_of
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.step import (
     COUNTED,
@@ -42,6 +32,7 @@ from turnkeeper.kernel.step import (
     StepRecord,
     StepStatus,
     check_same_call,
+    check_same_contract,
     decide,
     idempotency_key,
 )
@@ -52,99 +43,63 @@ __all__ = ["Steps"]
 R = TypeVar("R")
 
 
-class _Call(msgspec.Struct, frozen=True, gc=False):
-    """One asked-for step: who it is, and what it is asked with."""
-
-    issued: int
-    name: StepName
-    bound: msgspec.Struct
-    arguments: bytes
-    key: str
-
-
 class Steps:
     """The steps of one run of a turn, issued in order and recorded as they end.
 
-    `beside` are the tasks, other than the handler's own, in which a step is running. Once `over`, none may start.
+    `beside` are the tasks, other than the handler's own, in which a step is running.
     """
 
-    __slots__ = ("_address", "_epoch", "_issued", "_keyed", "_node", "_of_name", "_turn", "beside", "over")
+    __slots__ = (
+        "_calls",
+        "_issued",
+        "_journal",
+        "_keyed",
+        "_node",
+        "_of_name",
+        "_turn",
+        "beside",
+    )
 
     def __init__(self, node: Node, address: Address, turn: OpenTurn) -> None:
         """Begin a run: numbering starts over, so a rerun asks for the same identities."""
         self._node = node
-        self._address = address
         self._turn = turn
-        self._epoch = turn.row.epoch
+        self._journal = Journal(node, turn)
         self._issued = 0
         self._of_name: dict[str, int] = {}
         self._keyed: set[StepName] = set()
+        self._calls = Calls(node, address, turn, self._journal)
         self.beside: dict[asyncio.Task[Any], Effect] = {}
-        self.over = False
 
-    async def perform(self, tool: Tool[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R:
-        """Answer a step from the record, or run it and record it.
+    def end(self) -> None:
+        """Let no step start any more: the handler has ended."""
+        self._journal.over = True
 
-        Promises: an effectful or idempotent call starts only after its intent and everything before it is
-        durable; the result is returned as the record holds it; cancelling the run leaves the intent standing.
+    def issue(self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | Exception:
+        """Give a step its place and its name, at the moment it is asked for and not when it comes to run.
 
-        Raises:
-            ContractViolation, PayloadTooLarge: the arguments do not fit; nothing was called.
-            StepFailed: the tool raised, or returned what does not fit, now or when it was recorded.
-            ToolTimedOut: it took longer than its `timeout_s`.
-            EffectInDoubt: it may have happened, and its tool says to fail then.
-            ReplayDivergence: it is recorded with other arguments.
-            StepLimitExceeded: one step more than `steps_max`.
-            StorageFailed: the record cannot be kept, so nothing was called.
+        So steps side by side have the same identities in every run, however the loop takes them. What is wrong with
+        the arguments is returned, for `perform` to raise where the step is awaited.
         """
-        self._check_live()
-        call = self._issue(tool, tool.bind(args, kwargs))
-        task = asyncio.current_task()
-        if task is None or task is self._turn.task:
-            return await self._once(tool, call)
-        self.beside[task] = tool.effect
+        if not isinstance(tool, Tool):
+            msg = f"{tool!r} is no tool: declare it with @tool, or run it with turn.step"  # type: ignore[unreachable]
+            return TypeError(msg)
         try:
-            return await self._once(tool, call)
-        finally:
-            self.beside.pop(task, None)
+            self._journal.check_live()
+            return self._issue(tool, tool.bind(args, kwargs))
+        except Exception as error:  # noqa: BLE001 - it is raised where the step is awaited
+            return error
 
-    async def _once(self, tool: Tool[..., R], call: _Call) -> R:
-        """Let one call of a step with a key of its own run at a time."""
-        if tool.call_key is None:
-            return await self._decided(tool, call)
-        if call.name in self._keyed:
-            raise ContractViolation(f"step {call.name}", "is still running; a call key names one step of a turn")
-        self._keyed.add(call.name)
-        try:
-            return await self._decided(tool, call)
-        finally:
-            self._keyed.discard(call.name)
-
-    async def _decided(self, tool: Tool[..., R], call: _Call) -> R:
-        """Do what the record says is to be done."""
-        known = self._turn.steps.get(call.name)
-        if known is not None:
-            check_same_call(known, call.arguments)
-        match decide(known, tool.effect):
-            case StepDecision.ANSWER if known is not None:
-                return tool.decode_result(known.result)
-            case StepDecision.RAISE if known is not None and known.failure is not None:
-                failed = ToolTimedOut if known.failure.type == ToolTimedOut.__name__ else StepFailed
-                raise failed(call.name, known.effect, known.failure.type, known.failure.message)
-            case StepDecision.DOUBT:
-                return await self._settle_doubt(tool, call, "a crash", recorded=known)
-            case _:
-                return await self._run(tool, call)
-
-    def _issue(self, tool: Tool[..., Any], bound: msgspec.Struct) -> _Call:
+    def _issue(self, tool: Tool[..., Any], bound: msgspec.Struct) -> Call:
         settings = self._node.settings
         if self._issued >= settings.steps_max:
             raise StepLimitExceeded(self._turn.row.turn_id, settings.steps_max)
         name = self._name(tool)
         arguments = encode(bound, f"arguments of {tool.name}", settings.payload_bytes_max)
+        bound = tool.as_recorded(bound, arguments)
         pure = tool.effect is Effect.PURE
         key = "" if pure else idempotency_key(self._node.store_id, self._turn.row.turn_id, name)
-        call = _Call(self._issued, name, bound, arguments, key)
+        call = Call(self._issued, name, bound, arguments, key)
         self._issued += 1
         return call
 
@@ -156,180 +111,219 @@ class Steps:
         self._of_name[tool.name] = nth + 1
         return StepName(tool.name, f"{COUNTED}{nth}")
 
-    async def _run(self, tool: Tool[..., R], call: _Call) -> R:
-        if tool.effect is not Effect.PURE:
-            arguments = msgspec.Raw(call.arguments)
-            self._turn.uncalled[call.name] = None
-            await self._commit(
-                EdgeKind.STEP_INTENDED,
-                StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key),
-            )
-            self._turn.uncalled.pop(call.name, None)
-            self._remember(tool, call, StepStatus.INTENDED, b"", None)
+    # ------------------------------------------------------------ answer or run
+
+    async def perform(self, tool: Tool[..., R], issued: Call | Exception) -> R:
+        """Answer a step from the record, or run it and record it.
+
+        Promises: an effectful or idempotent call starts only after its intent and everything before it is
+        durable; the result is returned as the record holds it; cancelling the run leaves the intent standing.
+
+        Raises:
+            ContractViolation, PayloadTooLarge: the arguments do not fit; nothing was called.
+            StepFailed: the tool raised, or returned what does not fit, now or when it was recorded.
+            ToolTimedOut: it took longer than its `timeout_s`.
+            EffectInDoubt: it may have happened, and its tool, or a person, says to fail then.
+            TimeoutError, ...: what its probe raised.
+            ReplayDivergence: it is recorded with other arguments.
+            ContractChanged: it is recorded under another contract.
+            StepLimitExceeded: one step more than `steps_max`.
+            StorageFailed: the record cannot be kept, so nothing was called.
+        """
+        if isinstance(issued, Exception):
+            raise issued
+        self._journal.check_live()
+        task = asyncio.current_task()
+        if task is None or task is self._turn.task:
+            return await self._once(tool, issued)
+        around = self.beside.get(task)  # a step within a step of the same task
+        self.beside[task] = tool.effect
         try:
-            self._reached("effect.before", call)
-            result = await self._call_tool(tool, call)
-            self._reached("effect.after", call)
-            encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
-        except TimeoutExpired as error:
-            if tool.effect is Effect.EFFECTFUL:
-                return await self._settle_doubt(tool, call, "a timeout", recorded=None)
-            failure = Failure(ToolTimedOut.__name__, str(error))
-            self._record_failure(tool, call, failure)
-            raise ToolTimedOut(call.name, tool.effect._value_, failure.type, failure.message) from None
-        except Exception as error:  # whatever a tool raises is its recorded outcome
-            failure = failure_of(error)
-            self._record_failure(tool, call, failure)
-            raise StepFailed(call.name, tool.effect._value_, failure.type, failure.message) from error
-        self._record_result(tool, call, encoded, _unless_intended(tool, call))
-        self._node.counters.steps += 1
-        return value
+            return await self._once(tool, issued)
+        finally:
+            if around is None:
+                self.beside.pop(task, None)
+            else:
+                self.beside[task] = around
 
-    def _reached(self, point: str, call: _Call) -> None:
-        points = self._node.points
-        if points is not None and call.key:
-            points.reached(point, call.key)
+    async def _once(self, tool: Tool[..., R], call: Call) -> R:
+        """Let one call of a step with a key of its own run at a time."""
+        if self._suspending():
+            return await self._stand_by()
+        if tool.call_key is None:
+            return await self._decided(tool, call)
+        if call.name in self._keyed:
+            raise ContractViolation(f"step {call.name}", "is still running; a call key names one step of a turn")
+        self._keyed.add(call.name)
+        try:
+            return await self._decided(tool, call)
+        finally:
+            self._keyed.discard(call.name)
 
-    async def _call_tool(self, tool: Tool[..., R], call: _Call) -> R:
-        with step_scope(self._context(call)):
-            arguments = {name: getattr(call.bound, name) for name in call.bound.__struct_fields__}
-            if tool.timeout_s is None:
-                return await tool.function(**arguments)
-            limit = asyncio.timeout(tool.timeout_s)
+    async def _decided(self, tool: Tool[..., R], call: Call) -> R:
+        """Do what the record says is to be done."""
+        known = self._turn.steps.get(call.name)
+        if known is not None:
+            if check_same_contract(known, tool.contract, tool.accepts):
+                check_same_call(known, call.arguments)
+            if known.idempotency_key:  # a fork's step keeps the key that it was called under
+                call = msgspec.structs.replace(call, key=known.idempotency_key)
+        match decide(known, tool.effect):
+            case StepDecision.ANSWER if known is not None:
+                return tool.decode_result(known.result)
+            case StepDecision.RAISE if known is not None:
+                raise _recorded_error(known)
+            case StepDecision.DOUBT:
+                try:
+                    return await self._settle_doubt(tool, call, "a crash", recorded=known)
+                except _MayRunAgain:
+                    return await self._run(tool, call, known)
+            case _:
+                return await self._run(tool, call, known)
+
+    async def _run(self, tool: Tool[..., R], call: Call, known: StepRecord | None) -> R:
+        """Call the tool until it has an outcome: as often as its policy for failures says."""
+        pure = tool.effect is Effect.PURE
+        failures, retry_at = (known.failures, known.retry_at) if known is not None else (0, None)
+        while True:
+            if retry_at is not None:
+                await self._wait_until(retry_at, tool)
+            if not pure:
+                await self._intend(tool, call)
+            returned = False
             try:
-                async with limit:
-                    return await tool.function(**arguments)
-            except Exception as error:
-                if not limit.expired():
-                    raise  # the tool's own
-                raise TimeoutExpired(f"took longer than {tool.timeout_s:g} s") from error  # whatever it made of it
+                result = await self._calls.call(tool, call)
+                returned = True
+                encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
+            except Exception as error:  # noqa: BLE001 - whatever a tool raises is its recorded outcome
+                if isinstance(error, Expired) and tool.effect is Effect.EFFECTFUL:
+                    with suppress(_MayRunAgain):  # as often as a failure may, or it could be for ever
+                        return await self._settle_doubt(tool, call, "a timeout", recorded=None)
+                failures += 1
+                retry_at = self._failed(tool, call, error, failures, returned=returned)
+            else:
+                self._journal.succeeded(tool, call, encoded, intended=not pure)
+                self._node.counters.steps += 1
+                return value
 
-    async def _settle_doubt(self, tool: Tool[..., R], call: _Call, why: str, recorded: StepRecord | None) -> R:
-        """Do what the tool says about an effect that may have happened; the doubt itself is recorded first."""
-        if recorded is None or recorded.status is not StepStatus.UNKNOWN:
-            await self._commit(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, f"cut off by {why}"))
-            self._remember(tool, call, StepStatus.UNKNOWN, b"", None)
+    def _failed(self, tool: Tool[..., Any], call: Call, error: Exception, failures: int, *, returned: bool) -> float:
+        """Record a failed call; return when the step is to be called again (wall time, s).
+
+        Raises:
+            StepFailed: it has failed for good.
+        """
+        failure, retry = _failure_of(tool, error, returned=returned), tool.retry
+        if retry is not None and failure.recoverable and failures <= retry.retries_max:
+            retry_at = self._node.clock.time() + retry.pause_s(failures, self._node.chance.random())
+            self._journal.failed(tool, call, failure, retry_at, returned=returned)
+            return retry_at
+        if tool.effect is Effect.EFFECTFUL and not isinstance(error, Expired):  # no retry of the turn calls it again
+            failure = msgspec.structs.replace(failure, recoverable=False)
+        self._journal.failed(tool, call, failure, None, returned=returned)
+        raise _error_of(call.name, tool.effect._value_, failure) from error
+
+    async def _intend(self, tool: Tool[..., Any], call: Call) -> None:
+        """Bring the intent to the disk. A step of a turn that is about to be suspended is not called any more."""
+        if self._suspending():
+            await self._stand_by()
+        await self._journal.intend(tool, call)
+        if self._suspending():
+            await self._stand_by()
+        self._journal.calling(call)
+
+    async def _wait_until(self, retry_at: float, tool: Tool[..., Any]) -> None:
+        wait_s = retry_at - self._node.clock.time()
+        longest_s = tool.retry.cap_s if tool.retry is not None else self._node.settings.retry_cap_s
+        await asyncio.sleep(min(max(wait_s, 0.0), longest_s))  # a longer one comes from a clock that was put back
+        self._journal.check_live()
+
+    # ------------------------------------------------------------ doubt
+
+    async def _settle_doubt(self, tool: Tool[..., R], call: Call, why: str, recorded: StepRecord | None) -> R:
+        """Do what the tool says about an effect that may have happened; the doubt itself is recorded first.
+
+        Raises:
+            _MayRunAgain: the tool, or its probe, says so.
+            EffectInDoubt: it says to fail.
+        """
+        fresh = recorded is None or recorded.status is not StepStatus.UNKNOWN
+        if fresh:
+            await self._journal.doubted(tool, call, f"cut off by {why}")
         if tool.probe is not None:
-            with step_scope(self._context(call)):
-                arguments = {name: getattr(call.bound, name) for name in call.bound.__struct_fields__}
-                found = await tool.probe(**arguments)
+            try:
+                found = await self._calls.bounded(tool, call, tool.probe)
+            except Expired as error:
+                raise TimeoutError(f"the probe of {tool.name} {error}") from error
             if isinstance(found, Happened):
                 encoded, value = tool.encode_result(found.result, self._node.settings.payload_bytes_max)
-                self._record_result(tool, call, encoded, NOTHING)
+                self._journal.resolved(call, "probe", "happened")
+                self._journal.succeeded(tool, call, encoded, intended=True)
                 return value
             if not isinstance(found, DidNotHappen):  # a forgotten return must not repeat an effect
-                said = f"must return Happened(...) or DidNotHappen(), not {found!r}"  # type: ignore[unreachable]
+                said = f"must return Happened(...) or DidNotHappen(), not {found!r}"
                 raise ContractViolation(f"the probe of {tool.name}", said)
-            return await self._run_again(tool, call, timed_out=recorded is None)
+            self._journal.resolved(call, "probe", "did_not_happen")
+            raise _MayRunAgain
         match tool.on_doubt:
             case OnDoubt.RETRY:
-                return await self._run_again(tool, call, timed_out=recorded is None)
+                self._journal.resolved(call, "retry")
+                raise _MayRunAgain
             case OnDoubt.FAIL:
+                if fresh:
+                    self._journal.resolved(call, "fail")
                 raise EffectInDoubt(call.name, call.key)
             case OnDoubt.ASK:
                 return await self._stand_on(call)
 
-    async def _run_again(self, tool: Tool[..., R], call: _Call, *, timed_out: bool) -> R:
-        """Run a step that may be repeated: now, or after a timeout in the turn's next attempt, which is bounded."""
-        if timed_out:
-            said = f"took longer than {tool.timeout_s:g} s"
-            raise ToolTimedOut(call.name, Effect.IDEMPOTENT._value_, ToolTimedOut.__name__, said)
-        return await self._run(tool, call)
+    async def _stand_on(self, call: Call) -> NoReturn:
+        """Suspend the turn on the step: this run ends here, by cancellation.
 
-    async def _stand_on(self, call: _Call) -> NoReturn:
-        """Suspend the turn on the step: this run ends here, by cancellation."""
-        due_at = self._node.clock.time() + self._node.settings.approval_s
-        self._turn.suspension = Suspended("approval", due_at, call.name)
-        self._turn.halt(Stop.SUSPEND)
+        Effects under way beside it end first, or cut off they would be doubts as well; no step starts meanwhile.
+        """
+        turn = self._turn
+        if turn.suspension is None:
+            turn.suspension = self._calls.wait_for(call)
+            try:
+                await self._calls.quiet()
+            finally:  # also where the handler cancels this step: the doubt stands all the same
+                turn.halt(Stop.SUSPEND)
+        await self._stand_by()
+
+    def _suspending(self) -> bool:
+        return self._turn.suspension is not None
+
+    async def _stand_by(self) -> NoReturn:
+        """Wait for the end of the run, which comes by cancellation."""
         while True:
             await self._node.loop.create_future()
 
-    def _context(self, call: _Call) -> StepContext:
-        return StepContext(
-            turn_id=self._turn.row.turn_id,
-            session_id=self._address.session_id,
-            agent_id=self._address.agent_id,
-            attempt=self._turn.row.attempt,
-            step=str(call.name),
-            idempotency_key=call.key,
-        )
 
-    def _check_live(self) -> None:
-        """Refuse to go on with a run that was told to stop, or has ended."""
-        self._check_record()
-        if self.over:
-            raise StaleEpoch(self._turn.row.turn_id, self._epoch)
-        if self._turn.stop is not None:
-            raise ShuttingDown
-
-    def _check_record(self) -> None:
-        """Refuse to write for a run that is over, or whose record has a hole.
-
-        A call may outlive its run: a task that the handler started and forgot. It must not write into the next.
-        """
-        if self._turn.row.epoch != self._epoch:
-            raise StaleEpoch(self._turn.row.turn_id, self._epoch)
-        if self._turn.broken is not None:
-            raise self._turn.broken
-
-    async def _commit(self, kind: EdgeKind, detail: Detail) -> None:
-        """Append an edge and wait until it, and everything before it, is durable."""
-        done: asyncio.Future[None] = self._node.loop.create_future()
-        told = settle(done)
-
-        def noted(error: TurnkeeperError | None) -> None:
-            self._noted(error)
-            told(error)
-
-        self._append(kind, detail, noted)
-        await done
-        self._check_live()
-
-    def _record(self, kind: EdgeKind, detail: Detail) -> None:
-        """Append an edge without waiting: the next commit of this turn stands behind it."""
-        self._append(kind, detail, self._noted)
-
-    def _append(self, kind: EdgeKind, detail: Detail, told: Told) -> None:
-        self._check_record()
-        turn = self._turn
-        change = observe(turn.row, kind, detail, self._node.clock.time())
-        turn.row = change.row
-        self._node.persistence.submit(change.records, told)
-
-    def _noted(self, error: TurnkeeperError | None) -> None:
-        if error is not None and self._turn.broken is None:
-            self._turn.broken = error
-
-    def _record_result(self, tool: Tool[..., Any], call: _Call, encoded: bytes, arguments: msgspec.Raw) -> None:
-        self._record(EdgeKind.STEP_SUCCEEDED, StepResult(call.issued, *call.name, msgspec.Raw(encoded), arguments))
-        self._remember(tool, call, StepStatus.SUCCEEDED, encoded, None)
-
-    def _record_failure(self, tool: Tool[..., Any], call: _Call, failure: Failure) -> None:
-        self._record(EdgeKind.STEP_FAILED, StepFailure(call.issued, *call.name, failure, _unless_intended(tool, call)))
-        self._remember(tool, call, StepStatus.FAILED, b"", failure)
-
-    def _remember(
-        self, tool: Tool[..., Any], call: _Call, status: StepStatus, result: bytes, failure: Failure | None
-    ) -> None:
-        """Keep the outcome of a step with a key of its own: the same run may ask for it again."""
-        if tool.call_key is None:
-            return
-        self._turn.steps[call.name] = StepRecord(
-            issued=call.issued,
-            name=call.name,
-            status=status,
-            arguments=call.arguments,
-            effect=tool.effect,
-            idempotency_key=call.key,
-            result=result,
-            failure=failure,
-        )
+class _MayRunAgain(Exception):
+    """A step in doubt may be called again: it did not happen, or its author takes the risk."""
 
 
-class TimeoutExpired(Exception):
-    """A tool took longer than its `timeout_s`."""
+def _failure_of(tool: Tool[..., Any], error: BaseException, *, returned: bool) -> Failure:
+    """Return what is recorded of a failed call; whether it is worth another follows from the tool's own policy.
+
+    An effectful one that returned has had its effect, whatever is wrong with its result. One that timed out and comes
+    here may be called again: it did not happen, or its author takes the risk.
+    """
+    effectful, expired = tool.effect is Effect.EFFECTFUL, isinstance(error, Expired)
+    worth = not effectful if tool.retry is None else tool.retry.worth(error)
+    failure = failure_of(error, recoverable=(worth and not (returned and effectful)) or (expired and effectful))
+    return msgspec.structs.replace(failure, type=ToolTimedOut.__name__) if expired else failure
 
 
-def _unless_intended(tool: Tool[..., Any], call: _Call) -> msgspec.Raw:
-    """Return the arguments for the outcome's edge of a pure step, which has no intent to hold them."""
-    return msgspec.Raw(call.arguments) if tool.effect is Effect.PURE else NOTHING
+def _recorded_error(known: StepRecord) -> StepError:
+    """Return a recorded failure as the error that it was."""
+    failure = known.failure
+    if failure is None or known.status is StepStatus.ABANDONED:
+        return EffectInDoubt(known.name, known.idempotency_key)
+    if known.effect == Effect.EFFECTFUL and not known.contract:  # a record from before it said so
+        failure = msgspec.structs.replace(failure, recoverable=False)
+    return _error_of(known.name, known.effect, failure)
+
+
+def _error_of(name: StepName, effect: str, failure: Failure) -> StepFailed:
+    failed = ToolTimedOut if failure.type == ToolTimedOut.__name__ else StepFailed
+    return failed(name, effect, failure.type, failure.message, failure.recoverable)

@@ -1,11 +1,13 @@
 """A turn as its handler sees it."""
 
+import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
-from turnkeeper.actors.definitions import Agent, Tool
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.steps import Steps
+from turnkeeper.actors.tool import Tool
 from turnkeeper.actors.values import decode
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.turn import TurnRow
@@ -35,26 +37,48 @@ class Turn:
         self.tools: Mapping[str, Tool[..., Any]] = agent.tools
         self._steps = steps
 
-    async def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a tool as a recorded step, or answer from the record if this turn has called it before.
 
         Arguments and result are checked against the tool's type hints. What is returned is what the record
-        holds, decoded: a rerun sees the same value.
+        holds, decoded: a rerun sees the same value. The step has its identity from this call, in whatever order steps
+        side by side then come to run.
 
         Raises:
             StepFailed: the tool raised; the failure is recorded and raised again on a rerun.
             ContractViolation, PayloadTooLarge: a value does not fit.
-            ToolTimedOut, EffectInDoubt, ReplayDivergence, StepLimitExceeded, StorageFailed: see each.
+            ToolTimedOut, EffectInDoubt, ReplayDivergence, ContractChanged, StepLimitExceeded, StorageFailed: see each.
         """
-        return await self._steps.perform(tool, args, kwargs)
+        return self._steps.perform(tool, self._steps.issue(tool, args, kwargs))
+
+    async def gather(self, *calls: Awaitable[Any]) -> list[Any]:
+        """Run steps side by side: `await turn.gather(turn.call(a), turn.call(b))`; return their results in that order.
+
+        Results are matched by identity, however the steps finish; after a crash only those without a result run again.
+        All of them end before this returns or raises. Cancelling it cancels them.
+
+        Raises:
+            The first failure, by the order of the calls.
+        """
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        for one in ended:
+            if isinstance(one, BaseException):
+                raise one
+        return ended
 
     @overload
-    async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def step(
+        self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
 
     @overload
-    async def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def step(
+        self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
 
-    async def step(self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def step(
+        self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Any]:
         """Run any function, plain or async, as a pure recorded step: it reads or computes, and may run again.
 
         What writes to the world belongs into a tool, which says what a second run would do.
@@ -67,4 +91,5 @@ class Turn:
             result = function(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
-        return await self._steps.perform(Tool.untyped(run, name), (args, kwargs), {})
+        untyped = Tool.untyped(run, name)
+        return self._steps.perform(untyped, self._steps.issue(untyped, (args, kwargs), {}))

@@ -31,13 +31,27 @@ def encode(value: object, what: str, bytes_max: int) -> bytes:
     try:
         try:
             encoded = _encoder.encode(value)
-        except TypeError:  # a map with keys that are not text has no order to sort by; it keeps its own
-            encoded = _unordered.encode(value)
+        except TypeError:  # msgspec orders no map with keys that are not text
+            encoded = _unordered.encode(_ordered(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ContractViolation(what, f"cannot be stored: {error}") from error
     if len(encoded) > bytes_max:
         raise PayloadTooLarge(what, len(encoded), bytes_max)
     return encoded
+
+
+def _ordered(value: object) -> object:
+    """Return a value whose maps and sets have an order that follows from what is in them, as far as one can look."""
+    match value:
+        case dict():
+            made = {key: _ordered(one) for key, one in value.items()}
+            return dict(sorted(made.items(), key=lambda item: _unordered.encode(item[0])))
+        case list() | tuple():
+            return [_ordered(one) for one in value]
+        case set() | frozenset():
+            return [msgspec.Raw(one) for one in sorted(_unordered.encode(_ordered(one)) for one in value)]
+        case _:
+            return value
 
 
 def decode(encoded: bytes, what: str, decoder: "msgspec.msgpack.Decoder[Any]" = _decoder) -> Any:

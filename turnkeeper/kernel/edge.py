@@ -4,8 +4,10 @@ An edge is the only place where a fact about a turn is written; rows and steps a
 Details are msgpack arrays: append fields at the end, with a default, and never reorder them.
 """
 
+import struct
 from collections.abc import Mapping
 from enum import StrEnum
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final
 
@@ -24,6 +26,7 @@ __all__ = [
     "Failure",
     "Inbound",
     "LeaseGranted",
+    "PolicyResolved",
     "Requeued",
     "Resumed",
     "StepDoubt",
@@ -31,9 +34,11 @@ __all__ = [
     "StepIntent",
     "StepResult",
     "Suspended",
+    "chained",
     "decode_detail",
     "encode_detail",
     "encode_failure",
+    "sealed",
 ]
 
 
@@ -80,7 +85,11 @@ ANYTIME: Final = frozenset({EdgeKind.DUPLICATE_DROPPED})
 
 
 class Edge(msgspec.Struct, frozen=True, gc=False):
-    """One row of a turn's history. `ordinal` counts from 0 without a gap; `at` is wall time in seconds."""
+    """One row of a turn's history. `ordinal` counts from 0 without a gap; `at` is wall time in seconds.
+
+    `digest` is over the edge and, through the one before it, over the whole history up to here; see `chained`. It is
+    empty in what was written before there were digests.
+    """
 
     turn_id: int
     ordinal: int
@@ -88,6 +97,7 @@ class Edge(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     at: float
     detail: bytes
+    digest: bytes = b""
 
 
 class Detail(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -95,11 +105,17 @@ class Detail(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Failure(Detail, frozen=True):
-    """Why something failed. `traceback_digest` groups equal failures without storing the traceback."""
+    """Why something failed. `traceback_digest` groups equal failures without storing the traceback.
+
+    `code` is the exception's own (`code` or `status_code`), as text. `recoverable` says whether running the same again
+    could end otherwise.
+    """
 
     type: str
     message: str
     traceback_digest: str = ""
+    code: str = ""
+    recoverable: bool = True
 
 
 NOTHING: Final = msgspec.Raw(b"\xc0")
@@ -107,17 +123,27 @@ NOTHING: Final = msgspec.Raw(b"\xc0")
 
 
 class Inbound(Detail, frozen=True):
-    """Detail of inbound_received: the key, and the payload exactly as accepted (msgpack)."""
+    """Detail of inbound_received: the key, the payload exactly as accepted (msgpack), how long the key answers.
+
+    A fork says whose record it began with, and how many steps of it.
+    """
 
     key: str
     payload: msgspec.Raw
+    expires_at: float | None = None
+    forked_from: int | None = None
+    steps_taken: int = 0
 
 
 class LeaseGranted(Detail, frozen=True):
-    """Detail of lease_acquired: who may run the turn, until when unless the node renews it."""
+    """Detail of lease_acquired: who may run the turn, until when unless the node renews it.
+
+    The first one says under which version of its handler the turn was started; it finishes under that one.
+    """
 
     boot_id: int
     lease_until: float
+    version: str = ""
 
 
 class Requeued(Detail, frozen=True):
@@ -132,27 +158,36 @@ class Requeued(Detail, frozen=True):
 class Suspended(Detail, frozen=True):
     """Detail of turn_suspended: what the turn stands on, and the wall time at which it stops standing.
 
-    `forgotten` are steps that were intended and never called: nobody need be asked about them.
+    `forgotten` are steps that were intended and never called: nobody need be asked about them. An answer must bring
+    the `token`, so an answer that is sent again cannot settle a later doubt.
     """
 
     reason: str
     due_at: float
     step: StepName | None = None
     forgotten: list[StepName] = []
+    token: str = ""
 
 
 class Resumed(Detail, frozen=True):
-    """Detail of turn_resumed: the new lease and, for a step in doubt, what was found out about it."""
+    """Detail of turn_resumed: the new lease and, for a step in doubt, what was found out about it.
+
+    `given_up`: nobody will find out; the step raises EffectInDoubt from now on.
+    """
 
     boot_id: int
     lease_until: float
     step: StepName | None = None
     happened: bool = False
     result: msgspec.Raw = NOTHING
+    given_up: bool = False
 
 
 class StepIntent(Detail, frozen=True):
-    """Detail of step_intended: what is about to be called. `issued` is the step's place in issue order."""
+    """Detail of step_intended: what is about to be called. `issued` is the step's place in issue order.
+
+    `contract` is the tool's version and the hash of its types, as `version:hash`.
+    """
 
     issued: int
     name: str
@@ -160,6 +195,7 @@ class StepIntent(Detail, frozen=True):
     effect: str
     arguments: msgspec.Raw
     idempotency_key: str
+    contract: str = ""
 
 
 class StepResult(Detail, frozen=True):
@@ -170,16 +206,24 @@ class StepResult(Detail, frozen=True):
     call_key: str
     result: msgspec.Raw
     arguments: msgspec.Raw = NOTHING
+    contract: str = ""
 
 
 class StepFailure(Detail, frozen=True):
-    """Detail of step_failed: the recorded error, raised again whenever the handler reruns."""
+    """Detail of step_failed: the recorded error, raised again whenever the handler reruns.
+
+    With `retry_at` (wall time, s) it is not the end: the step is called again then, in whatever process. `returned`
+    says that the tool did what it does, and returned what does not fit.
+    """
 
     issued: int
     name: str
     call_key: str
     failure: Failure
     arguments: msgspec.Raw = NOTHING
+    contract: str = ""
+    retry_at: float | None = None
+    returned: bool = False
 
 
 class StepDoubt(Detail, frozen=True):
@@ -189,6 +233,18 @@ class StepDoubt(Detail, frozen=True):
     name: str
     call_key: str
     why: str
+
+
+class PolicyResolved(Detail, frozen=True):
+    """Detail of policy_resolved: what its tool's `on_doubt` made of a step in doubt.
+
+    `policy` is ask, fail, retry or probe; `found` what a probe said: happened, did_not_happen, or nothing.
+    """
+
+    name: str
+    call_key: str
+    policy: str
+    found: str = ""
 
 
 DETAILS: Final[Mapping[EdgeKind, type[Detail]]] = MappingProxyType(
@@ -202,6 +258,7 @@ DETAILS: Final[Mapping[EdgeKind, type[Detail]]] = MappingProxyType(
         EdgeKind.STEP_SUCCEEDED: StepResult,
         EdgeKind.STEP_FAILED: StepFailure,
         EdgeKind.STEP_UNKNOWN: StepDoubt,
+        EdgeKind.POLICY_RESOLVED: PolicyResolved,
     }
 )
 """Kinds with a detail. The others carry none: what they say is in their kind."""
@@ -228,3 +285,21 @@ def decode_detail(edge: Edge) -> Detail | None:
     """
     decoder = _decoders.get(edge.kind)
     return None if decoder is None else decoder.decode(edge.detail)
+
+
+_numbers = struct.Struct(">qd")
+
+
+def chained(before: bytes, turn_id: int, kind: str, at: float, detail: bytes) -> bytes:
+    """Return an edge's digest: 8 bytes over what it says and over the digest of the edge before it.
+
+    SQLite notices no damage inside a value (of 40 payloads with 16 bytes overwritten, its own check saw 1).
+    """
+    content = b"".join((before, _numbers.pack(turn_id, at), kind.encode(), b"\0", detail))
+    return blake2b(content, digest_size=8).digest()
+
+
+def sealed(last: bytes, outcome: str, body: bytes, at: float) -> bytes:
+    """Return the digest of a turn's terminal row: 16 bytes over its whole history and its deliverable."""
+    content = b"".join((last, _numbers.pack(0, at), outcome.encode(), b"\0", body))
+    return blake2b(content, digest_size=16).digest()

@@ -17,15 +17,17 @@ from turnkeeper.kernel.edge import (
     StepIntent,
     StepResult,
     Suspended,
+    chained,
     decode_detail,
+    sealed,
 )
 from turnkeeper.kernel.errors import IllegalTransition
 from turnkeeper.kernel.names import StepName
-from turnkeeper.kernel.receipt import payload_digest
+from turnkeeper.kernel.receipt import ReceiptRow, payload_digest
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import OpeningReceipt, Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.rows import Rows, SessionRow, StoredTurn
 from turnkeeper.kernel.step import Effect
-from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
+from turnkeeper.kernel.turn import TERMINAL, TERMINAL_KINDS, TurnRow, TurnState, begin, evolve
 
 __all__ = ["Interval", "Tally", "Violation", "check_rows", "check_turn", "out_of_order", "overlaps", "runs"]
 
@@ -50,27 +52,28 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct):
-    """How much a check has looked at."""
+    """How much a check has looked at. `unsealed` turns ended before there were digests."""
 
     actors: int = 0
     turns: int = 0
     edges: int = 0
     live: int = 0
+    unsealed: int = 0
 
 
 def check_rows(rows: Rows, tally: Tally) -> Iterator[Violation]:
     """Yield everything in a store that may not be, whatever made it; `tally` counts what was looked at."""
     for where, what in rows.orphans():
         yield Violation("no orphans", where, what)
-    for session in rows.sessions():
+    for session, turns in rows.histories():
         tally.actors += 1
-        yield from _check_actor(rows, session, tally)
+        yield from _check_actor(rows, session, turns, tally)
 
 
-def _check_actor(rows: Rows, session: SessionRow, tally: Tally) -> Iterator[Violation]:
+def _check_actor(rows: Rows, session: SessionRow, turns: Sequence[StoredTurn], tally: Tally) -> Iterator[Violation]:
     intervals: list[Interval] = []
     started: list[int] = []
-    for turn in rows.turns(session.actor_id):
+    for turn in turns:
         found = yield from _check_stored(rows, turn, tally)
         intervals.extend(found)
         if found or turn.row.state not in TERMINAL:
@@ -89,12 +92,15 @@ def _check_stored(rows: Rows, turn: StoredTurn, tally: Tally) -> Generator[Viola
     tally.edges += len(numbered)
     tally.live += turn.row.state not in TERMINAL
     deliverable = rows.deliverable(turn.row.turn_id)
-    yield from check_turn(turn.row, [edge for _, edge in numbered], deliverable, turn.receipt)
+    edges = [edge for _, edge in numbered]
+    tally.unsealed += turn.row.state in TERMINAL and turn.sealed is None
+    yield from check_turn(turn.row, edges, deliverable, turn.receipt)
+    yield from _check_digests(turn, edges, deliverable)
     return runs(turn.row.turn_id, ((number, edge.kind) for number, edge in numbered))
 
 
 def check_turn(
-    row: TurnRow, edges: Sequence[Edge], deliverable: Deliverable | None, receipt: OpeningReceipt | None
+    row: TurnRow, edges: Sequence[Edge], deliverable: Deliverable | None, receipt: ReceiptRow | None
 ) -> Iterator[Violation]:
     """Yield what is wrong with one turn: its row, edges, deliverable and receipts must say the same."""
     where = f"turn {row.turn_id}"
@@ -118,15 +124,47 @@ def check_turn(
     yield from _check_deliverable(row, deliverable, where)
 
 
-def _check_receipt(edges: Sequence[Edge], receipt: OpeningReceipt, where: str) -> Iterator[Violation]:
+def _check_receipt(edges: Sequence[Edge], receipt: ReceiptRow, where: str) -> Iterator[Violation]:
     inbound = decode_detail(edges[0])
-    if isinstance(inbound, Inbound) and inbound.key != receipt.key:
-        yield Violation("receipt = inbound", where, f"came under key {inbound.key!r}, its receipt says {receipt.key!r}")
-    if isinstance(inbound, Inbound) and payload_digest(bytes(inbound.payload)) != receipt.digest:
-        yield Violation("receipt = inbound", where, "its payload is not the one its receipt was given for")
-    dropped = sum(edge.kind == EdgeKind.DUPLICATE_DROPPED for edge in edges)
-    if dropped != receipt.duplicate_count:
-        yield Violation("duplicates counted", where, f"receipts count {receipt.duplicate_count}, edges {dropped}")
+    if not isinstance(inbound, Inbound):
+        return
+    rule = "receipt = inbound"
+    if receipt.turn_id != edges[0].turn_id:
+        yield Violation(rule, where, f"its receipt leads to turn {receipt.turn_id}")
+    if inbound.key != receipt.key:
+        yield Violation(rule, where, f"came under key {inbound.key!r}, its receipt says {receipt.key!r}")
+    if payload_digest(bytes(inbound.payload)) != receipt.digest:
+        yield Violation(rule, where, "its payload is not the one its receipt was given for")
+    if inbound.expires_at not in {None, receipt.expires_at}:
+        yield Violation(
+            rule, where, f"its key answers until {inbound.expires_at}, its receipt says {receipt.expires_at}"
+        )
+    seen = [edges[0].at, *(edge.at for edge in edges if edge.kind == EdgeKind.DUPLICATE_DROPPED)]
+    if len(seen) - 1 != receipt.duplicate_count:
+        yield Violation("duplicates counted", where, f"receipts count {receipt.duplicate_count}, edges {len(seen) - 1}")
+    for name, told, stored in (("first", seen[0], receipt.first_seen), ("last", seen[-1], receipt.last_seen)):
+        if told != stored:
+            yield Violation(rule, where, f"was {name} seen at {told}, its receipt says {stored}")
+
+
+def _check_digests(turn: StoredTurn, edges: Sequence[Edge], deliverable: Deliverable | None) -> Iterator[Violation]:
+    """Yield what was changed after it was written, by itself: a value that is not what its digest was made of."""
+    where = f"turn {turn.row.turn_id}"
+    before = last = b""
+    begun_with = bool(edges) and _has_digests(edges[0])
+    for edge in edges:
+        if edge.digest or before or begun_with:  # none: from before there were digests
+            digest = chained(before, edge.turn_id, edge.kind, edge.at, edge.detail)
+            if digest != edge.digest:
+                yield Violation("digests", where, f"edge {edge.ordinal} is not what was written")
+        before = edge.digest
+        if edge.kind in TERMINAL_KINDS:
+            last = edge.digest
+    if deliverable is None or turn.sealed is None:
+        if last and turn.row.state in TERMINAL:
+            yield Violation("digests", where, "its row has no digest")
+    elif sealed(last, deliverable.outcome, deliverable.body, deliverable.at) != turn.sealed:
+        yield Violation("digests", where, "its history and its deliverable are not what its row's digest was made of")
 
 
 def _fold(row: TurnRow, edges: Sequence[Edge], where: str) -> Generator[Violation, None, TurnRow]:
@@ -138,9 +176,9 @@ def _fold(row: TurnRow, edges: Sequence[Edge], where: str) -> Generator[Violatio
             if kind is not EdgeKind.INBOUND_RECEIVED:
                 raise IllegalTransition(None, kind)
             decode_detail(edge)
-            folded = begin(row.turn_id, row.actor_id)
+            folded = begin(row.turn_id, row.actor_id, edge.digest)
         else:
-            folded = evolve(folded, kind, decode_detail(edge))
+            folded = evolve(folded, kind, decode_detail(edge), edge.digest)
         if edge.epoch != folded.epoch:
             yield Violation(
                 "epochs", where, f"edge {edge.ordinal} has epoch {edge.epoch}, those before it lead to {folded.epoch}"
@@ -161,15 +199,17 @@ def _check_steps(edges: Iterable[Edge], where: str) -> Iterator[Violation]:
                 if name in open_intents:
                     yield Violation("effects at most once", where, f"step {name} was intended again without a doubt")
                 open_intents.add(name)
+            case StepDoubt() | StepFailure(retry_at=float()) as looked:  # raising, it said that nothing had happened
+                open_intents.discard(StepName(looked.name, looked.call_key))
             case StepResult() | StepFailure() as outcome:
                 name = StepName(outcome.name, outcome.call_key)
                 if name in ended:
                     yield Violation("one outcome a step", where, f"step {name} ended twice")
                 ended.add(name)
-            case StepDoubt() as doubt:
-                open_intents.discard(StepName(doubt.name, doubt.call_key))
-            case Resumed(step=StepName() as name):
+            case Resumed(step=StepName() as name, given_up=False):
                 open_intents.discard(name)
+            case Resumed(step=StepName() as name):  # it may have happened, and nobody will find out
+                open_intents.add(name)
             case Requeued(forgotten=forgotten) | Suspended(forgotten=forgotten):
                 open_intents.difference_update(forgotten)
                 ended.difference_update(forgotten)
@@ -196,16 +236,17 @@ def _check_deliverable(row: TurnRow, deliverable: Deliverable | None, where: str
         yield Violation("readable deliverable", where, f"its deliverable cannot be decoded: {error}")
 
 
+def _has_digests(first: Edge) -> bool:
+    """Say whether a turn began when there were digests: its first edge then says how long its key answers."""
+    try:
+        inbound = decode_detail(first)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return True
+    return isinstance(inbound, Inbound) and inbound.expires_at is not None
+
+
 _STARTS = frozenset({EdgeKind.LEASE_ACQUIRED, EdgeKind.TURN_RESUMED})
-_ENDS = frozenset(
-    {
-        EdgeKind.TURN_SUSPENDED,
-        EdgeKind.TURN_REQUEUED,
-        EdgeKind.TURN_COMPLETED,
-        EdgeKind.TURN_FAILED,
-        EdgeKind.TURN_CANCELLED,
-    }
-)
+_ENDS = TERMINAL_KINDS | {EdgeKind.TURN_SUSPENDED, EdgeKind.TURN_REQUEUED}
 
 
 def runs(turn_id: int, numbered: Iterable[tuple[int, str]]) -> list[Interval]:

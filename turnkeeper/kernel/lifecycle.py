@@ -3,12 +3,14 @@
 All of a transition's records go into one commit point, so a crash leaves all of them or none.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
 from turnkeeper.kernel.edge import (
     Detail,
+    Edge,
     EdgeKind,
     Failure,
     Inbound,
@@ -16,9 +18,13 @@ from turnkeeper.kernel.edge import (
     Requeued,
     Resumed,
     Suspended,
+    chained,
+    decode_detail,
     encode_detail,
+    sealed,
 )
 from turnkeeper.kernel.lease import Lease
+from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.records import (
     Deliverable,
     EdgeAppended,
@@ -36,6 +42,7 @@ from turnkeeper.kernel.turn import TurnRow, begin, evolve
 __all__ = [
     "Arrival",
     "Change",
+    "Fork",
     "accept",
     "acquire",
     "drop_duplicate",
@@ -50,6 +57,7 @@ __all__ = [
 
 _MESSAGE_LEN_MAX = 10_000
 """Characters kept of an exception's message."""
+_CODE_LEN_MAX = 100
 
 
 class Change(NamedTuple):
@@ -57,6 +65,23 @@ class Change(NamedTuple):
 
     row: TurnRow
     records: list[Record]
+
+
+class Fork(msgspec.Struct, frozen=True, gc=False):
+    """What a fork begins with: whose record, how many steps of it, and the edges that record them.
+
+    `again` are the effects behind them, which the fork may have once more.
+    """
+
+    turn_id: int
+    steps_taken: int
+    steps: list[Edge]
+    again: list[StepName]
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Return the source turn and the number of steps taken, as the inbound's edge holds them."""
+        return self.turn_id, self.steps_taken
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -69,31 +94,39 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     at: float
     expires_at: float
+    fork: Fork | None = None
 
 
 def _append(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> tuple[TurnRow, EdgeAppended]:
     """Return the row after an edge, and the edge's record, fenced by the epoch that the row then has."""
-    after = evolve(row, kind, detail)
-    edge = EdgeAppended(row.edges, kind._value_, after.epoch, at, encode_detail(detail), row.turn_id, after.epoch)
-    return after, edge
+    encoded = encode_detail(detail)
+    digest = chained(row.digest, row.turn_id, kind._value_, at, encoded)
+    after = evolve(row, kind, detail, digest)
+    return after, EdgeAppended(row.edges, kind._value_, after.epoch, at, encoded, row.turn_id, after.epoch, digest)
 
 
-def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None) -> Change:
+def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None, version: str = "") -> Change:
     """Accept an inbound: receipt, turn and edge in one commit, with the lease if the actor is idle.
 
     Args:
-        arrival: the inbound.
+        arrival: the inbound; a fork's comes with the record it begins with.
         lease: the boot's lease where the turn may run at once, None where it must queue.
         retired: the receipt that held the key until its time to live was over.
+        version: of the handler that a turn which may run at once starts under.
     """
-    row = begin(arrival.turn_id, arrival.actor_id)
-    inbound = Inbound(arrival.key, msgspec.Raw(arrival.payload))
+    kind, fork = EdgeKind.INBOUND_RECEIVED._value_, arrival.fork
+    inbound = Inbound(arrival.key, msgspec.Raw(arrival.payload), arrival.expires_at, *(fork.origin if fork else ()))
+    encoded = encode_detail(inbound)
+    digest = chained(b"", arrival.turn_id, kind, arrival.at, encoded)
+    row = begin(arrival.turn_id, arrival.actor_id, digest)
     fence = 0 if lease is None else 1
-    edges: list[Record] = [
-        EdgeAppended(0, EdgeKind.INBOUND_RECEIVED._value_, 0, arrival.at, encode_detail(inbound), row.turn_id, fence)
-    ]
+    edges: list[Record] = [EdgeAppended(0, kind, 0, arrival.at, encoded, row.turn_id, fence, digest)]
+    for step in fork.steps if fork else ():
+        row, edge = _append(row, step.kind, decode_detail(step), arrival.at)
+        edges.append(msgspec.structs.replace(edge, fence=fence))
     if lease is not None:
-        row, edge = _append(row, EdgeKind.LEASE_ACQUIRED, LeaseGranted(lease.boot_id, lease.until), arrival.at)
+        granted = LeaseGranted(lease.boot_id, lease.until, version)
+        row, edge = _append(row, EdgeKind.LEASE_ACQUIRED, granted, arrival.at)
         edges.append(edge)
     records: list[Record] = [] if retired is None else [ReceiptRetired(retired)]
     records += (
@@ -130,20 +163,22 @@ def observe(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> C
     return Change(row, [edge])
 
 
-def acquire(row: TurnRow, lease: Lease, at: float) -> Change:
-    """Grant the right to run a queued turn."""
-    after, edge = _append(row, EdgeKind.LEASE_ACQUIRED, LeaseGranted(lease.boot_id, lease.until), at)
+def acquire(row: TurnRow, lease: Lease, at: float, version: str = "") -> Change:
+    """Grant the right to run a queued turn, under a version of its handler."""
+    after, edge = _append(row, EdgeKind.LEASE_ACQUIRED, LeaseGranted(lease.boot_id, lease.until, version), at)
     return Change(after, [_acquired(row, after, lease), edge])
 
 
 def requeue(row: TurnRow, why: Requeued, at: float) -> Change:
     """Take a running turn back to its queue, for recovery or for a retry, as one more attempt."""
-    return _released(row, EdgeKind.TURN_REQUEUED, why, at)
+    after, records = _released(row, EdgeKind.TURN_REQUEUED, why, at)
+    return Change(after, [*records])
 
 
 def suspend(row: TurnRow, wait: Suspended, at: float) -> Change:
     """Let a running turn stand on a wait; the lease is given back."""
-    return _released(row, EdgeKind.TURN_SUSPENDED, wait, at)
+    after, records = _released(row, EdgeKind.TURN_SUSPENDED, wait, at)
+    return Change(after, [*records])
 
 
 def resume(row: TurnRow, lease: Lease, found: Resumed, at: float) -> Change:
@@ -154,21 +189,37 @@ def resume(row: TurnRow, lease: Lease, found: Resumed, at: float) -> Change:
 
 def end(row: TurnRow, kind: EdgeKind, body: bytes, at: float) -> Change:
     """End a turn: its terminal state and its one deliverable, in one commit."""
-    after, records = _released(row, kind, None, at)
-    return Change(after, [Deliverable(row.turn_id, after.state._value_, body, at), *records])
+    after, (moved, edge) = _released(row, kind, None, at)
+    outcome = after.state._value_
+    moved = msgspec.structs.replace(moved, digest=sealed(after.digest, outcome, body, at))
+    return Change(after, [Deliverable(row.turn_id, outcome, body, at), moved, edge])
 
 
-def failure_of(error: BaseException, traceback_digest: str = "") -> Failure:
+def failure_of(error: BaseException, traceback_digest: str = "", *, recoverable: bool = True) -> Failure:
     """Return what is recorded of an exception; always something that can be stored, whatever its author wrote."""
     try:
         message = str(error)
     except BaseException as broken:  # noqa: BLE001 - a user's __str__ may raise anything; the turn must end all the same
         message = f"(its message cannot be read: {type(broken).__name__})"
     storable = message[:_MESSAGE_LEN_MAX].encode(errors="replace").decode()
-    return Failure(type(error).__name__, storable, traceback_digest)
+    recoverable = recoverable and getattr(error, "retryable", True) is not False
+    return Failure(type(error).__name__, storable, traceback_digest, _code_of(error), recoverable)
 
 
-def _released(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> Change:
+def _code_of(error: BaseException) -> str:
+    """Return the exception's own code as text, where it has one; an HTTP client's error has a status."""
+    code: object = None
+    for name in ("code", "status_code", "errno"):
+        with suppress(Exception):  # a user's property may raise anything
+            code = getattr(error, name, None)
+        if isinstance(code, str | int) and not isinstance(code, bool):
+            return str(code)[:_CODE_LEN_MAX].encode(errors="replace").decode()
+    return ""
+
+
+def _released(
+    row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float
+) -> tuple[TurnRow, tuple[TurnReleased, EdgeAppended]]:
     after, edge = _append(row, kind, detail, at)
     moved = TurnReleased(
         after.state._value_,
@@ -181,7 +232,7 @@ def _released(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) ->
         row.epoch,
         row.version,
     )
-    return Change(after, [moved, edge])
+    return after, (moved, edge)
 
 
 def _acquired(row: TurnRow, after: TurnRow, lease: Lease) -> TurnAcquired:

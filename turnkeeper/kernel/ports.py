@@ -1,7 +1,7 @@
 """Ports: what the kernel's users must bring (time, chance, a store), so that tests can bring their own."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -10,9 +10,13 @@ from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["Chance", "Clock", "LiveTurn", "Marks", "Points", "Store"]
+__all__ = ["Chance", "Clock", "Happening", "LiveTurn", "Marks", "Points", "Store"]
+
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -66,6 +70,17 @@ class LiveTurn(msgspec.Struct, frozen=True, gc=False):
     key: str
     digest: bytes
     expires_at: float
+
+
+class Happening(NamedTuple):
+    """A committed edge, by its offset in the store's own order of edges."""
+
+    offset: int
+    turn_id: int
+    ordinal: int
+    kind: str
+    at: float
+    address: Address
 
 
 class Store(Protocol):
@@ -122,4 +137,23 @@ class Store(Protocol):
 
     async def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable once it has one."""
+        ...
+
+    async def happened(self, since: int, limit: int) -> list[Happening]:
+        """Return at most `limit` committed edges after an offset, in the order in which they were committed."""
+        ...
+
+    async def look(self, question: Callable[[Rows], T]) -> T:
+        """Answer a question from one consistent view of the rows, without holding up the writer."""
+        ...
+
+    async def prune(self, ended_before: float, now: float, limit: int) -> int:
+        """Delete at most `limit` turns, with all that is theirs, that ended before a moment; return how many.
+
+        A turn goes only once its key answers nothing any more at `now`. Live turns stay, and so do the newest turn and
+        the newest edge's, from which numbers are counted on. May be called while `apply` is under way.
+
+        Raises:
+            StorageFailed: nothing was deleted.
+        """
         ...

@@ -50,7 +50,7 @@ class Admission(StrEnum):
 
 
 class ReceiptRow(msgspec.Struct, frozen=True, gc=False):
-    """A receipt as stored. Times are wall time in seconds."""
+    """A receipt as stored. Times are wall time in seconds. A retired one has given its key to a later one."""
 
     receipt_id: int
     actor_id: int
@@ -62,6 +62,7 @@ class ReceiptRow(msgspec.Struct, frozen=True, gc=False):
     first_seen: float
     last_seen: float
     expires_at: float
+    retired: bool = False
 
 
 class KnownKey(Protocol):

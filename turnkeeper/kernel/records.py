@@ -98,7 +98,10 @@ class TurnInserted(_Record, frozen=True):
 
 
 class TurnReleased(_Record, frozen=True):
-    """The turn moved to a state that is not running. Guarded by the epoch and version it moved from."""
+    """The turn moved to a state that is not running. Guarded by the epoch and version it moved from.
+
+    `digest` is over its history and its deliverable, once it has one.
+    """
 
     state: str
     epoch: int
@@ -109,6 +112,7 @@ class TurnReleased(_Record, frozen=True):
     turn_id: int
     epoch_before: int
     version_before: int
+    digest: bytes | None = None
 
 
 class TurnAcquired(_Record, frozen=True):
@@ -132,10 +136,11 @@ class EdgeAppended(_Record, frozen=True):
     detail: bytes
     turn_id: int
     fence: int
+    digest: bytes = b""
 
 
 class EdgeAppendedLate(_Record, frozen=True):
-    """One more edge of a turn that nobody holds in memory; the store finds the next ordinal."""
+    """One more edge of a turn that nobody holds in memory; the store finds the next ordinal, and its digest."""
 
     kind: str
     at: float

@@ -1,16 +1,15 @@
-"""Rows: a store as anybody may read it, without owning it. What a history is checked from."""
+"""Rows: a store as anybody may read it, without owning it. What a history is checked from, and looked back on."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["NumberedEdge", "OpeningReceipt", "Rows", "SessionRow", "StoredTurn"]
+__all__ = ["NumberedEdge", "Rows", "SessionRow", "StoredTurn"]
 
 
 class SessionRow(NamedTuple):
@@ -24,20 +23,12 @@ class SessionRow(NamedTuple):
     last_at: float | None
 
 
-class OpeningReceipt(msgspec.Struct, frozen=True):
-    """What the receipt that opened a turn says of it."""
-
-    key: str
-    digest: bytes
-    duplicate_count: int
-
-
 class StoredTurn(NamedTuple):
-    """A turn as stored, with its receipt. Times are wall time, s."""
+    """A turn as stored, with the receipt that opened it. `sealed` is its terminal row's digest."""
 
     row: TurnRow
-    receipt: OpeningReceipt | None
-    first_seen: float | None
+    sealed: bytes | None
+    receipt: ReceiptRow | None
 
 
 class NumberedEdge(NamedTuple):
@@ -54,8 +45,36 @@ class Rows(Protocol):
         """Yield every session agent, in the order in which they were first spoken to."""
         ...
 
+    def histories(self) -> Iterable[tuple[SessionRow, Sequence[StoredTurn]]]:
+        """Yield every session agent with its turns, both in the order of acceptance."""
+        ...
+
+    def address(self, actor_id: int) -> Address | None:
+        """Return where an actor is."""
+        ...
+
     def turns(self, actor_id: int) -> Sequence[StoredTurn]:
         """Return an actor's turns in the order of acceptance."""
+        ...
+
+    def turn(self, turn_id: int) -> StoredTurn | None:
+        """Return one turn."""
+        ...
+
+    def live(self) -> Sequence[int]:
+        """Return the ids of the live turns, in the order of acceptance."""
+        ...
+
+    def live_of(self, actor_id: int) -> Sequence[int]:
+        """Return the ids of an actor's live turns, in the order of acceptance."""
+        ...
+
+    def suspended(self) -> Sequence[int]:
+        """Return the ids of the suspended turns, in the order of acceptance."""
+        ...
+
+    def duplicated(self) -> Sequence[int]:
+        """Return the ids of the turns whose inbound came more than once, in the order of acceptance."""
         ...
 
     def edges(self, turn_id: int) -> Sequence[NumberedEdge]:
@@ -64,6 +83,10 @@ class Rows(Protocol):
 
     def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable."""
+        ...
+
+    def lease_until(self, boot_id: int) -> float | None:
+        """Return until when a boot may run turns (wall time, s); None if it has stopped, or never was."""
         ...
 
     def orphans(self) -> Iterable[tuple[str, str]]:

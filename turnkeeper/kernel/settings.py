@@ -4,10 +4,9 @@ import math
 
 import msgspec
 
-__all__ = ["Settings"]
+from turnkeeper.kernel.retry import Retry
 
-_DOUBLINGS_MAX = 64
-"""Beyond it every backoff is at its cap, and a power of two would overflow in the end."""
+__all__ = ["Settings"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idle_agents_max: idle session agents kept in memory; the longest idle leaves first.
         payload_bytes_max: size of one stored value: an inbound, a step's arguments or result, a deliverable.
         idempotency_s: how long a key answers for its receipt.
+        retention_s: how long ago a turn must have ended to be pruned, with its history; 0 keeps everything.
         shutdown_s: how long running turns may go on after closing began.
     """
 
@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_agents_max: int = 10_000
     payload_bytes_max: int = 8 * 1024 * 1024
     idempotency_s: float = 86_400.0
+    retention_s: float = 0.0
     shutdown_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(msg)
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            least = 0 if name == "retries_max" else math.ulp(0.0)
+            least = 0 if name in {"retries_max", "retention_s"} else math.ulp(0.0)
             if isinstance(value, int | float) and not least <= value < math.inf:
                 msg = f"{name} must be {'zero or more' if least == 0 else 'positive'} and finite, not {value:g}"
                 raise ValueError(msg)
@@ -73,8 +74,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Return the time between two heartbeats of a node: a third of its lease."""
         return self.lease_s / 3
 
+    @property
+    def retry(self) -> Retry:
+        """Return the policy for turns of agents that declare none."""
+        return Retry(retries_max=self.retries_max, base_s=self.retry_base_s, cap_s=self.retry_cap_s)
+
     def backoff_s(self, failures: int, jitter: float) -> float:
         """Return the pause before retry number `failures` (from 1); `jitter` in [0, 1) takes away up to half."""
-        doublings = min(failures - 1, _DOUBLINGS_MAX)
-        longest_s: float = min(self.retry_cap_s, self.retry_base_s * 2.0**doublings)
-        return longest_s * (1 - jitter / 2)
+        return self.retry.pause_s(failures, jitter)

@@ -1,6 +1,6 @@
 """Steps: their identity, their effect classes, and what a handler that reruns is answered."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -9,8 +9,10 @@ import msgspec
 
 from turnkeeper.kernel.edge import (
     NOTHING,
+    Detail,
     Edge,
     Failure,
+    LeaseGranted,
     Requeued,
     Resumed,
     StepDoubt,
@@ -20,7 +22,7 @@ from turnkeeper.kernel.edge import (
     Suspended,
     decode_detail,
 )
-from turnkeeper.kernel.errors import ReplayDivergence
+from turnkeeper.kernel.errors import ContractChanged, ReplayDivergence
 from turnkeeper.kernel.names import StepName
 
 __all__ = [
@@ -32,14 +34,18 @@ __all__ = [
     "StepRecord",
     "StepStatus",
     "check_same_call",
+    "check_same_contract",
     "decide",
     "fold_steps",
     "idempotency_key",
+    "version_of",
 ]
 
 
 COUNTED: Final = "#"
 """What the call key of the n-th call of a name begins with; no key of a caller's own may."""
+_SHOWN_LEN_MAX: Final = 500
+"""Characters of an argument list that an error shows: both sides of a divergence fit a screen."""
 
 
 class Effect(StrEnum):
@@ -64,7 +70,9 @@ class StepStatus(StrEnum):
     INTENDED = "intended"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    UNKNOWN = "unknown"
+    RETRYING = "retrying"  # to be called again: it failed, was never called, or is known not to have happened
+    UNKNOWN = "unknown"  # in doubt
+    ABANDONED = "abandoned"  # in doubt for ever: somebody gave up finding out
 
 
 class StepDecision(StrEnum):
@@ -77,7 +85,12 @@ class StepDecision(StrEnum):
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A step as the edges leave it. `arguments` and `result` are msgpack; `issued` is its place in issue order."""
+    """A step as the edges leave it. `arguments` and `result` are msgpack; `issued` is its place in issue order.
+
+    `failures` counts the calls that failed, `retry_at` (wall time, s) is when the next one may be. `contract` is what
+    its tool promised then, as `version:hash`. `why` says what cut a call off whose outcome nobody recorded; `returned`,
+    that a failed one did what it does, and returned what does not fit.
+    """
 
     issued: int
     name: StepName
@@ -87,6 +100,11 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     idempotency_key: str = ""
     result: bytes = b""
     failure: Failure | None = None
+    failures: int = 0
+    retry_at: float | None = None
+    contract: str = ""
+    why: str = ""
+    returned: bool = False
 
 
 DECISIONS: Final[Mapping[tuple[StepStatus | None, Effect], StepDecision]] = MappingProxyType(
@@ -106,6 +124,12 @@ DECISIONS: Final[Mapping[tuple[StepStatus | None, Effect], StepDecision]] = Mapp
         (StepStatus.FAILED, Effect.PURE): StepDecision.RAISE,
         (StepStatus.FAILED, Effect.IDEMPOTENT): StepDecision.RAISE,
         (StepStatus.FAILED, Effect.EFFECTFUL): StepDecision.RAISE,
+        (StepStatus.RETRYING, Effect.PURE): StepDecision.RUN,
+        (StepStatus.RETRYING, Effect.IDEMPOTENT): StepDecision.RUN,
+        (StepStatus.RETRYING, Effect.EFFECTFUL): StepDecision.RUN,  # raising, it said that nothing had happened
+        (StepStatus.ABANDONED, Effect.PURE): StepDecision.RUN,
+        (StepStatus.ABANDONED, Effect.IDEMPOTENT): StepDecision.RUN,
+        (StepStatus.ABANDONED, Effect.EFFECTFUL): StepDecision.RAISE,
     }
 )
 
@@ -118,6 +142,8 @@ def decide(known: StepRecord | None, effect: Effect) -> StepDecision:
     if known is None:
         return DECISIONS[None, effect]
     recorded = Effect(known.effect)
+    if known.status is StepStatus.RETRYING and effect is Effect.EFFECTFUL is not recorded:
+        return StepDecision.DOUBT  # raising, it did not say that nothing had happened: it was harmless then
     return DECISIONS[known.status, Effect.EFFECTFUL if Effect.EFFECTFUL in {effect, recorded} else effect]
 
 
@@ -129,7 +155,29 @@ def check_same_call(known: StepRecord, arguments: bytes) -> None:
     """
     if known.arguments != arguments:
         recorded, asked = (repr(msgspec.msgpack.decode(raw)) for raw in (known.arguments, arguments))
-        raise ReplayDivergence(known.name, recorded[:500], asked[:500])
+        raise ReplayDivergence(known.name, _cut(recorded), _cut(asked))
+
+
+def check_same_contract(known: StepRecord, declared: str, accepted: Collection[str]) -> bool:
+    """Refuse to answer a call from a record made under another contract; say whether it is the very same one.
+
+    Args:
+        known: the record. One without a contract (from before there were any, or of a plain function) fits any.
+        declared: the tool's contract now, as `version:hash`.
+        accepted: older versions whose records the tool says it understands.
+
+    Raises:
+        ContractChanged: the tool promised something else then, and does not say that it understands it.
+    """
+    if known.contract in {"", declared}:
+        return True
+    if known.contract.partition(":")[0] not in accepted:
+        raise ContractChanged(known.name, known.contract, declared)
+    return False
+
+
+def _cut(said: str) -> str:
+    return said if len(said) <= _SHOWN_LEN_MAX else f"{said[:_SHOWN_LEN_MAX]} ... ({len(said)} characters)"
 
 
 def idempotency_key(store_id: str, turn_id: int, name: StepName) -> str:
@@ -147,6 +195,7 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
         match decode_detail(edge):
             case StepIntent() as intent:
                 name = StepName(intent.name, intent.call_key)
+                before = steps.get(name)
                 steps[name] = StepRecord(
                     issued=intent.issued,
                     name=name,
@@ -154,6 +203,8 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
                     arguments=bytes(intent.arguments),
                     effect=intent.effect,
                     idempotency_key=intent.idempotency_key,
+                    failures=before.failures if before is not None else 0,
+                    contract=intent.contract,
                 )
             case StepResult() | StepFailure() | StepDoubt() as outcome:
                 name = StepName(outcome.name, outcome.call_key)
@@ -162,10 +213,24 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
                 _settle(steps, name, found)
             case Requeued(forgotten=forgotten) | Suspended(forgotten=forgotten):
                 for name in forgotten:
-                    steps.pop(name, None)
+                    _forget(steps, name)
             case _:
                 pass
     return dict(sorted(steps.items(), key=lambda item: item[1].issued))
+
+
+def version_of(details: Iterable[Detail | None]) -> str:
+    """Return the version of the handler that a turn belongs to: of the run that recorded its first step.
+
+    Before that any version may begin it. A fork has steps before its first run, and belongs to that.
+    """
+    version: str | None = None
+    begun = False
+    for detail in details:
+        if isinstance(detail, LeaseGranted) and not (begun and version is not None):
+            version = detail.version
+        begun = begun or isinstance(detail, StepIntent | StepResult | StepFailure)
+    return version or ""
 
 
 def _with_outcome(
@@ -173,21 +238,44 @@ def _with_outcome(
 ) -> StepRecord:
     """Return the step with its outcome; without an intent (a pure step) the outcome carries the arguments."""
     before = known or StepRecord(issued=outcome.issued, name=name, status=StepStatus.INTENDED, arguments=b"")
-    arguments = before.arguments
-    if not isinstance(outcome, StepDoubt) and bytes(outcome.arguments) != bytes(NOTHING):
-        arguments = bytes(outcome.arguments)
     replace = msgspec.structs.replace
-    match outcome:
-        case StepResult(result=result):
-            return replace(before, arguments=arguments, status=StepStatus.SUCCEEDED, result=bytes(result))
-        case StepFailure(failure=failure):
-            return replace(before, arguments=arguments, status=StepStatus.FAILED, failure=failure)
-        case StepDoubt():
-            return replace(before, status=StepStatus.UNKNOWN)
+    if isinstance(outcome, StepDoubt):
+        return replace(before, status=StepStatus.UNKNOWN, why=outcome.why)
+    if bytes(outcome.arguments) != bytes(NOTHING):
+        before = replace(before, arguments=bytes(outcome.arguments), contract=outcome.contract)
+    if isinstance(outcome, StepResult):
+        return replace(
+            before, status=StepStatus.SUCCEEDED, result=bytes(outcome.result), failure=None, retry_at=None, why=""
+        )
+    return replace(
+        before,
+        status=StepStatus.FAILED if outcome.retry_at is None else StepStatus.RETRYING,
+        failure=outcome.failure,
+        failures=before.failures + 1,
+        retry_at=outcome.retry_at,
+        returned=outcome.returned,
+    )
 
 
 def _settle(steps: dict[StepName, StepRecord], name: StepName, found: Resumed) -> None:
-    """Apply what was found out about a step in doubt: it has a result now, or it never happened."""
+    """Apply what was found out about a step in doubt: it has a result now, it never happened, or nobody will know."""
+    known, replace = steps.get(name), msgspec.structs.replace
+    if known is None:
+        return
+    if found.happened:
+        steps[name] = replace(known, status=StepStatus.SUCCEEDED, result=bytes(found.result), why="")
+    elif found.given_up:
+        steps[name] = replace(known, status=StepStatus.ABANDONED)
+    else:
+        steps[name] = replace(known, status=StepStatus.RETRYING, retry_at=None, why="")
+
+
+def _forget(steps: dict[StepName, StepRecord], name: StepName) -> None:
+    """Let a step be run anew: under its key, which a fork's step has from its source, and with its failures counted."""
     known = steps.pop(name, None)
-    if known is not None and found.happened:
-        steps[name] = msgspec.structs.replace(known, status=StepStatus.SUCCEEDED, result=bytes(found.result))
+    if known is None or known.effect == Effect.PURE:
+        return
+    failures = 0 if known.status is StepStatus.FAILED else known.failures  # a turn's retry begins the step's anew
+    steps[name] = msgspec.structs.replace(
+        known, status=StepStatus.RETRYING, failures=failures, failure=None, retry_at=None
+    )

@@ -24,6 +24,7 @@ from turnkeeper.kernel.errors import IllegalTransition
 __all__ = [
     "EPOCH_RAISING",
     "TERMINAL",
+    "TERMINAL_KINDS",
     "TRANSITIONS",
     "TurnRow",
     "TurnState",
@@ -63,6 +64,8 @@ TRANSITIONS: Final[Mapping[tuple[TurnState | None, EdgeKind], TurnState]] = Mapp
     }
 )
 TERMINAL: Final = frozenset(TurnState) - {state for state, _ in TRANSITIONS}
+TERMINAL_KINDS: Final = frozenset(kind for (_, kind), state in TRANSITIONS.items() if state in TERMINAL)
+"""Edges that end a turn."""
 EPOCH_RAISING: Final = frozenset(
     {EdgeKind.LEASE_ACQUIRED, EdgeKind.TURN_RESUMED, EdgeKind.TURN_REQUEUED, EdgeKind.TURN_CANCELLED}
 )
@@ -74,6 +77,7 @@ class TurnRow(msgspec.Struct, frozen=True, gc=False):
 
     `version` counts transitions, `edges` counts all edges and is the next ordinal. `boot_id` is the lease's owner
     while running. `due_at` (wall time, s) is when a requeued turn may start, or when a suspended one stops waiting.
+    `digest` is its last edge's, over its whole history.
     """
 
     turn_id: int
@@ -85,6 +89,7 @@ class TurnRow(msgspec.Struct, frozen=True, gc=False):
     edges: int
     boot_id: int | None = None
     due_at: float | None = None
+    digest: bytes = b""
 
     @property
     def deliverable_id(self) -> int | None:
@@ -107,13 +112,13 @@ def advance(state: TurnState | None, kind: EdgeKind) -> TurnState:
     raise IllegalTransition(state, kind)
 
 
-def begin(turn_id: int, actor_id: int) -> TurnRow:
-    """Return the row of a turn whose only edge is its inbound_received."""
-    return TurnRow(turn_id, actor_id, advance(None, EdgeKind.INBOUND_RECEIVED), 0, 1, 1, 1)
+def begin(turn_id: int, actor_id: int, digest: bytes = b"") -> TurnRow:
+    """Return the row of a turn whose only edge is its inbound_received, with this digest."""
+    return TurnRow(turn_id, actor_id, advance(None, EdgeKind.INBOUND_RECEIVED), 0, 1, 1, 1, digest=digest)
 
 
-def evolve(row: TurnRow, kind: EdgeKind, detail: Detail | None) -> TurnRow:
-    """Return the row after one more edge.
+def evolve(row: TurnRow, kind: EdgeKind, detail: Detail | None, digest: bytes = b"") -> TurnRow:
+    """Return the row after one more edge, with this digest.
 
     Raises:
         IllegalTransition: the edge is not legal in the row's state.
@@ -126,7 +131,7 @@ def evolve(row: TurnRow, kind: EdgeKind, detail: Detail | None) -> TurnRow:
         attempt += kind is EdgeKind.TURN_REQUEUED
         boot_id = detail.boot_id if isinstance(detail, LeaseGranted | Resumed) else None
         due_at = detail.due_at if isinstance(detail, Requeued | Suspended) else None
-    return TurnRow(row.turn_id, row.actor_id, state, epoch, version, attempt, row.edges + 1, boot_id, due_at)
+    return TurnRow(row.turn_id, row.actor_id, state, epoch, version, attempt, row.edges + 1, boot_id, due_at, digest)
 
 
 def fold(actor_id: int, edges: Iterable[Edge]) -> TurnRow:
@@ -139,9 +144,9 @@ def fold(actor_id: int, edges: Iterable[Edge]) -> TurnRow:
     for edge in edges:
         if row is None:
             advance(None, edge.kind)
-            row = begin(edge.turn_id, actor_id)
+            row = begin(edge.turn_id, actor_id, edge.digest)
         else:
-            row = evolve(row, edge.kind, decode_detail(edge))
+            row = evolve(row, edge.kind, decode_detail(edge), edge.digest)
     if row is None:
         raise IllegalTransition(None, "nothing")
     return row

@@ -3,8 +3,9 @@
 from enum import StrEnum
 
 from turnkeeper.kernel.errors import StaleEpoch, StepFailed, StorageError, TurnkeeperError
+from turnkeeper.kernel.retry import Retry
 
-__all__ = ["Stop", "Verdict", "causes", "judge"]
+__all__ = ["Stop", "Verdict", "causes", "judge", "worth"]
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
@@ -12,12 +13,36 @@ def causes(error: BaseException | None) -> list[BaseException]:
 
     A step's failure is a cause by itself; what its tool raised has been recorded and is not looked at again.
     """
-    if error is None or isinstance(error, StepFailed):
-        return [] if error is None else [error]
+    found: list[BaseException] = []
+    ahead = [error]
+    seen: set[int] = set()  # what was raised from itself comes round again
+    while ahead:
+        one = ahead.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, BaseExceptionGroup):
+            ahead = [*one.exceptions, *ahead]
+            continue
+        found.append(one)
+        if not isinstance(one, StepFailed):
+            ahead.insert(0, one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__)
+    return found
+
+
+def worth(retry: Retry, error: BaseException | None) -> bool:
+    """Say whether a policy wants a turn run again after this error: after each, where several tasks raised.
+
+    What a tool raised counts as well as the step's failure that it became. What is no Exception, such as a task's
+    cancellation, no policy speaks of.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return [cause for one in error.exceptions for cause in causes(one)]
-    before = error.__cause__ if error.__suppress_context__ else error.__cause__ or error.__context__
-    return [error, *causes(before)]
+        return all(worth(retry, one) for one in error.exceptions)
+    if not isinstance(error, Exception):
+        return True
+    if not isinstance(error, StepFailed) or retry.worth(error):
+        return retry.worth(error)
+    return retry.names(error.type) if error.__cause__ is None else retry.worth(error.__cause__)
 
 
 class Stop(StrEnum):

@@ -3,12 +3,20 @@
 import asyncio
 from collections.abc import Mapping
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.kernel.errors import KeyTaken, ShuttingDown, StaleEpoch, TurnkeeperError, UnknownAgent, VersionConflict
-from turnkeeper.kernel.lifecycle import drop_duplicate
+from turnkeeper.kernel.errors import (
+    KeyTaken,
+    ShuttingDown,
+    StaleEpoch,
+    TurnkeeperError,
+    TurnNotFound,
+    UnknownAgent,
+    VersionConflict,
+)
+from turnkeeper.kernel.lifecycle import Fork, drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
 
@@ -55,7 +63,11 @@ class Reception:
             raise UnknownAgent(agent_id, ", ".join(sorted(self._definitions)) or "none")
         return found
 
-    async def admit(self, address: Address, key: str | None, payload: bytes) -> Receipt:
+    def serves(self, agent_id: str) -> bool:
+        """Say whether the runtime was given an agent."""
+        return agent_id in self._definitions
+
+    async def admit(self, address: Address, key: str | None, payload: bytes, *, fork: Fork | None = None) -> Receipt:
         """Answer an inbound with its receipt, once that is durable. Cancelling stops only the waiting.
 
         The unique index on keys is the judge: a key that is not live in memory is tried as new, and only where
@@ -68,7 +80,7 @@ class Reception:
         self._callers[address] = self._callers.get(address, 0) + 1  # or it could leave memory under a caller's hands
         self._idle.pop(address, None)
         try:
-            return await self._admit(address, key, payload)
+            return await self._admit(address, key, payload, fork)
         finally:
             self._callers[address] -= 1
             if not self._callers[address]:
@@ -76,7 +88,7 @@ class Reception:
                 if (agent := self._agents.get(address)) is not None:
                     agent.proceed()  # idle, if nothing came of it
 
-    async def _admit(self, address: Address, key: str | None, payload: bytes) -> Receipt:
+    async def _admit(self, address: Address, key: str | None, payload: bytes, fork: Fork | None) -> Receipt:
         digest = payload_digest(payload)
         retired: int | None = None
         lost: TurnkeeperError | None = None
@@ -89,18 +101,22 @@ class Reception:
                 await unsettled
                 continue
             try:
-                turn, duplicate = await agent.admit(key, payload, digest, retired=retired)
+                turn, duplicate = await agent.admit(key, payload, digest, retired=retired, fork=fork)
                 return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
             except (KeyTaken, VersionConflict, StaleEpoch) as error:
                 lost = error
             known = await self._node.store.receipt(agent.actor_id, key or "")
-            if known is None or agent.holds(known.key):
+            if known is None or agent.open_turn(known.key) is not None:
+                retired = None
                 continue
             match admit(known, digest, self._node.clock.time()):
                 case Admission.RENEWED:
                     retired = known.receipt_id
                 case Admission.DUPLICATE:
-                    return await self._drop(address, known)
+                    try:
+                        return await self._drop(address, known)
+                    except (VersionConflict, TurnNotFound) as error:  # pruned meanwhile: its time was over
+                        lost, retired = error, None
                 case Admission.NEW:
                     retired = None
         raise lost or KeyTaken(key or "")
@@ -109,7 +125,7 @@ class Reception:
         """Return the receipt a key stands for now, None where it stands for none."""
         actor_id = await self._node.store.actor_id(address)
         known = await self._node.store.receipt(actor_id, key) if actor_id is not None else None
-        return self._receipt_of(address, known) if known is not None else None
+        return self.receipt_of(address, known) if known is not None else None
 
     def restored(self, address: Address, actor_id: int) -> SessionAgent:
         """Return the session agent of an actor that the store has already."""
@@ -168,10 +184,12 @@ class Reception:
         _, records = drop_duplicate(None, known.receipt_id, known.turn_id, self._node.clock.time())
         await self._node.persistence.commit(records)
         self._node.counters.duplicates += 1
-        return self._receipt_of(address, known)
+        return self.receipt_of(address, known)
 
-    def _receipt_of(self, address: Address, known: ReceiptRow) -> Receipt:
+    def receipt_of(self, address: Address, known: ReceiptRow) -> Receipt:
+        """Return a stored receipt, with its turn where that is in memory."""
         agent = self._agents.get(address)
-        live = {turn.row.turn_id: turn for turn in agent.open_turns()} if agent is not None else {}
-        turn = live.get(known.turn_id)
+        turn = agent.open_turn(known.key) if agent is not None else None
+        if turn is not None and turn.row.turn_id != known.turn_id:
+            turn = None  # the key stands for something newer
         return Receipt(self._node, address, known.key, known.turn_id, turn, duplicate=True)

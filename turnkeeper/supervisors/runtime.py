@@ -10,31 +10,32 @@ from typing import Any, Self
 import anyio
 import msgspec
 
-from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened
+from turnkeeper.actors.agent import Agent, newest_of
 from turnkeeper.actors.node import Node, SystemChance, SystemClock
 from turnkeeper.actors.persistence import Persistence, PersistenceStatistics
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
-from turnkeeper.kernel.errors import (
-    ShuttingDown,
-    StorageFailed,
-    TurnkeeperError,
-    TurnNotFound,
-    WaitTokenInvalid,
-)
+from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, TurnkeeperError
 from turnkeeper.kernel.ports import Chance, Clock, Points, Store
 from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.verdict import Stop
+from turnkeeper.supervisors.door import Door
+from turnkeeper.supervisors.inspection import Inspection
+from turnkeeper.supervisors.operation import Operation
 from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.recovery import recover
+from turnkeeper.supervisors.verbs import verbs
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
 _LAST_WORDS_S = 1.0
 """How long a cancelled handler may take to clean up before the runtime closes without it."""
+
+_RETAIN_EVERY_S = 3_600.0
+"""How often, at least, what is past `retention_s` is looked for."""
 
 _BEAT_AGAIN_S = 1.0
 """When a heartbeat that failed is tried again: at the next beat, two short troubles could cost the lease."""
@@ -59,7 +60,7 @@ class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     persistence: PersistenceStatistics
 
 
-class Runtime:
+class Runtime(Inspection, Operation):
     """Durable turns for agents, on one SQLite file.
 
     An async context manager: entering takes the file, recovers what an earlier process left, and starts; leaving
@@ -85,26 +86,24 @@ class Runtime:
 
         Args:
             store: the database file, made where it does not exist; or a store of your own.
-            agents: what `@agent` made. Live turns of agents not given here stay queued.
+            agents: what `@agent` made; of an agent given in several versions, the newest last. Live turns of agents not
+                given here stay queued.
             settings: limits and durations.
             clock: wall time, for tests and simulations.
             chance: randomness, for tests and simulations.
             points: told of each effect before and after its call, for tests that stop the world there.
 
         Raises:
-            ValueError: two agents have one name.
+            ValueError: two agents have one name and one version.
         """
-        by_id = {agent.agent_id: agent for agent in agents}
-        if len(by_id) != len(agents):
-            msg = f"two agents have one name: {sorted(agent.agent_id for agent in agents)}"
-            raise ValueError(msg)
         self._settings = settings or Settings()
         self._clock = clock or SystemClock()
         self._chance = chance or SystemChance()
         self._points = points
         self._store = self._file(store) if isinstance(store, str | Path) else store
-        self._agents = by_id
-        self._reception = Reception(by_id)
+        self._agents = newest_of(agents)
+        self._reception = Reception(self._agents)
+        self._door: Door | None = None
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -131,8 +130,9 @@ class Runtime:
         self._closing = None
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
-        node = Node(self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest)
-        node.points = self._points
+        node = Node(
+            self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest, self._points
+        )
         self._reception.serve(node)
         self._node = node
         self._root = asyncio.create_task(self._supervise(node), name="turnkeeper")
@@ -140,6 +140,9 @@ class Runtime:
             now = self._clock.time()
             await persistence.commit([NodeStarted(node.lease.boot_id, os.getpid(), now, node.lease.until)])
             await recover(node, self._reception)
+            if isinstance(self._store, SqliteStore):
+                self._door = Door(Path(self._store.path), verbs(self))
+                await self._door.open()
         except BaseException:
             await self.aclose()
             raise
@@ -195,25 +198,6 @@ class Runtime:
         self._open_node()
         return await self._reception.receipt(address(tenant, session_id, agent_id), key)
 
-    async def resolve(self, turn_id: int, finding: Happened | DidNotHappen) -> None:
-        """Say what became of the effect that a suspended turn stands on; returns once that is durable.
-
-        With `Happened(result)` the step has that result; with `DidNotHappen()` it is run. Either way the turn
-        goes on. Applied once: a second answer is refused.
-
-        Raises:
-            WaitTokenInvalid: the turn stands on no step in doubt, or has been answered.
-            TurnNotFound: there is no such turn.
-            ContractViolation, PayloadTooLarge: the result cannot be stored.
-        """
-        node = self._open_node()
-        agent = node.suspended.get(turn_id)
-        if agent is None:
-            if await self._store.turn(turn_id) is None:
-                raise TurnNotFound(turn_id)
-            raise WaitTokenInvalid(turn_id, "it does not stand on a step in doubt")
-        await agent.resolve(turn_id, finding)
-
     def statistics(self) -> RuntimeStatistics:
         """Return what the runtime holds now, and has done since it started.
 
@@ -236,7 +220,7 @@ class Runtime:
         )
 
     async def aclose(self) -> None:
-        """Close in good order: bounded by `shutdown_s` and a second for last words. Safe to call twice.
+        """Close in good order: bounded by `shutdown_s` and a few seconds for last words. Safe to call twice.
 
         Cancelling it does not leave the file half closed: it closes first, and is cancelled then.
         """
@@ -257,6 +241,8 @@ class Runtime:
         node, root = self._node, self._root
         if node is not None and root is not None:
             node.closing = True
+            if self._door is not None:
+                await self._door.close()
             await self._stop_turns(node)
             for task in list(node.tasks):
                 task.cancel()
@@ -289,6 +275,8 @@ class Runtime:
         """Own the writer and the heartbeat; a writer that crashes stops the runtime with a clear error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._beat, node)
+            if node.settings.retention_s:
+                group.start_soon(self._retain, node)
             try:
                 await node.persistence.run()
             except Exception as error:  # noqa: BLE001 - the supervisor's place: whatever it is, callers must be told
@@ -316,6 +304,18 @@ class Runtime:
             except TurnkeeperError as error:
                 pause_s = min(_BEAT_AGAIN_S, pause_s)
                 node.log.warning("node.beat_failed", error=str(error))
+
+    async def _retain(self, node: Node) -> None:
+        """Prune what is older than the setting says, again and again."""
+        while not node.closing:
+            try:
+                if pruned := await self.prune(older_than_s=node.settings.retention_s):
+                    node.log.info("store.pruned", turns=pruned)
+            except ShuttingDown:
+                return
+            except TurnkeeperError as error:
+                node.log.warning("store.prune_failed", error=str(error))
+            await anyio.sleep(min(max(node.settings.retention_s / 10, 1.0), _RETAIN_EVERY_S))
 
     def _open_node(self) -> Node:
         if self._node is not None and self._node.failed is not None:

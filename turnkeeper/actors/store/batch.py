@@ -6,7 +6,8 @@ aiosqlite passes through untouched: so a whole transaction costs one hop through
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -14,6 +15,7 @@ import msgspec
 
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel import records
+from turnkeeper.kernel.edge import chained
 from turnkeeper.kernel.errors import (
     DeliverableRecorded,
     KeyTaken,
@@ -45,6 +47,14 @@ ORDER: Final[tuple[type[Record], ...]] = (
 )
 """The order of kinds within a batch; within a kind, rows keep the order of their commit points."""
 
+_SPILLED_FROM_BYTES: Final = 16_384
+"""Size from which a detail or a deliverable goes to `blobs`: four pages, or reading edges would be reading those."""
+_SPILLED: Final = b"\xc1"
+"""Stands in the row for what is in `blobs`: the one byte that msgpack never uses. The queries know it."""
+
+_LARGE: Final = (records.EdgeAppended, records.Deliverable)
+"""What holds values of any size."""
+
 _GUILTY: Final = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -68,37 +78,66 @@ _PLACE: Final[Mapping[type[Record], int]] = MappingProxyType({kind: place for pl
 
 
 class BatchConnection(sqlite3.Connection):
-    """A connection whose `commit()` writes the staged commit points, all or none of each."""
+    """A connection whose `commit()` does what was staged first: writes points, all or none of each, or prunes."""
 
-    staged: Sequence[Sequence[Record]] = ()
+    staged: deque[Callable[["BatchConnection"], None]]
     rejected: Mapping[int, TurnkeeperError] = MappingProxyType({})
 
+    def prepare(self) -> None:
+        """Begin with nothing staged; give the statements the kernel's function that they call."""
+        self.staged = deque()
+        self.create_function("chained", 5, _chained, deterministic=True)
+
     def commit(self) -> None:
-        """Write the staged commit points in one transaction; `rejected` says which were refused, and why.
+        """Do what was staged first, in transactions of its own.
 
         Raises:
-            sqlite3.Error: the store failed, nothing of the batch was written.
+            sqlite3.Error: the store failed, nothing of the open transaction was written.
         """
-        points, self.staged, self.rejected = self.staged, (), {}
-        if not points:
+        if not self.staged:
             super().commit()
             return
+        work = self.staged.popleft()
         try:
-            if not self._write_together(points):
-                self.rejected = self._write_one_by_one(points)
+            work(self)
         finally:
             if self.in_transaction:
                 self.rollback()
 
+    def write(self, points: Sequence[Sequence[Record]]) -> None:
+        """Write commit points in one transaction; `rejected` says which were refused, and why."""
+        self.rejected = {} if self._write_together(points) else self._write_one_by_one(points)
+
+    def prune(self, turn_ids: Sequence[int]) -> None:
+        """Delete turns that are over, with all that is theirs, in one transaction.
+
+        What goes together is said by triggers. Foreign keys rest meanwhile: for every turn that goes, SQLite would
+        search all turns and receipts for references to it, without an index.
+        """
+        self.execute("PRAGMA foreign_keys = OFF")
+        try:
+            self.execute("BEGIN IMMEDIATE")
+            self.executemany(queries()["turn_pruned"], [(turn_id,) for turn_id in turn_ids])
+            self.execute("COMMIT")
+        finally:
+            if self.in_transaction:
+                self.rollback()
+            self.execute("PRAGMA foreign_keys = ON")
+
     def _write_together(self, points: Sequence[Sequence[Record]]) -> bool:
         """Write all points, one `executemany` a kind; False, and nothing written, if any is to be refused."""
         rows: list[list[tuple[object, ...]]] = [[] for _ in ORDER]
+        blobs: list[_Blob] = []
         place, astuple = _PLACE, msgspec.structs.astuple
         for point in points:
             for record in point:
+                if isinstance(record, _LARGE) and _is_large(record):
+                    record = _spilled(record, blobs)  # noqa: PLW2901 - the same record, as its row holds it
                 rows[place[type(record)]].append(astuple(record))
         self.execute("BEGIN IMMEDIATE")
         try:
+            if blobs:
+                self.executemany(_BLOB, blobs)
             for kind, of_kind in zip(ORDER, rows, strict=True):
                 if of_kind and self.executemany(_STATEMENTS[kind], of_kind).rowcount != len(of_kind):
                     self.rollback()  # somebody's guard said no
@@ -125,7 +164,10 @@ class BatchConnection(sqlite3.Connection):
 
     def _write_point(self, point: Sequence[Record]) -> TurnkeeperError | None:
         for record in point:
+            blobs: list[_Blob] = []
+            record = _spilled(record, blobs)  # noqa: PLW2901 - the same record, as its row holds it
             try:
+                self.executemany(_BLOB, blobs)
                 if self.execute(_STATEMENTS[type(record)], msgspec.structs.astuple(record)).rowcount != 1:
                     return _refusal(record, None)
             except _GUILTY as error:
@@ -133,6 +175,33 @@ class BatchConnection(sqlite3.Connection):
                     return LeaseHeld(self.execute(queries()["turn"], (record.turn_id,)).fetchone()[1])
                 return _refusal(record, error)
         return None
+
+
+_Blob = tuple[int, int, bytes]
+_BLOB: Final = queries()["blob_written"]
+
+
+def _chained(before: bytes, turn_id: int, kind: str, at: float | None, detail: bytes) -> bytes | None:
+    """Return an edge's digest; none for a time that is no number, which then is refused for its row alone."""
+    return None if at is None else chained(before, turn_id, kind, at, detail)
+
+
+def _is_large(record: records.EdgeAppended | records.Deliverable) -> bool:
+    value = record.detail if isinstance(record, records.EdgeAppended) else record.body
+    return len(value) >= _SPILLED_FROM_BYTES
+
+
+def _spilled(record: Record, blobs: list[_Blob]) -> Record:
+    """Return the record as its row holds it; a value too large for a row goes to `blobs`."""
+    match record:
+        case records.EdgeAppended(detail=value) if _is_large(record):
+            blobs.append((record.turn_id, record.ordinal, value))
+            return msgspec.structs.replace(record, detail=_SPILLED)
+        case records.Deliverable(body=value) if _is_large(record):
+            blobs.append((record.turn_id, -1, value))
+            return msgspec.structs.replace(record, body=_SPILLED)
+        case _:
+            return record
 
 
 def _unique(error: Exception | None) -> bool:

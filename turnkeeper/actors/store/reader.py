@@ -1,24 +1,24 @@
 """The reader: a store's file as anybody may read it, while its owner runs or after it died."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from turnkeeper.actors.store.file import check_file, explained, half_made, resolve
-from turnkeeper.actors.store.sql import queries
+from turnkeeper.actors.store.file import BEING_MADE, UNREADABLE, check_store, explained, half_made, resolve
+from turnkeeper.actors.store.sql import migrations, queries
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.ports import Happening
+from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import NumberedEdge, OpeningReceipt, SessionRow, StoredTurn
+from turnkeeper.kernel.rows import NumberedEdge, SessionRow, StoredTurn
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["Reader"]
-
-
-_BEING_MADE = "is being made, or its process died while making it: then a runtime on it mends it"
 
 
 class Reader:
@@ -34,14 +34,10 @@ class Reader:
         """Open the file read-only and hold one snapshot.
 
         Raises:
-            StorageFailed: it does not exist, or is no store.
+            StorageFailed: it does not exist, is no store, or an older version wrote it.
             SchemaTooNew: a newer version wrote it.
         """
-        if not self._file.exists():
-            raise StorageFailed(self.path, "does not exist")
-        if not check_file(self._file):
-            said = _BEING_MADE if half_made(self._file) else "not a turnkeeper store (an empty file)"
-            raise StorageFailed(self.path, said)
+        check_store(self._file)
         try:
             self._connection = sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, isolation_level=None)
             try:
@@ -49,9 +45,9 @@ class Reader:
             except BaseException:
                 self._connection.close()
                 raise
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             if half_made(self._file):
-                raise StorageFailed(self.path, _BEING_MADE) from error
+                raise StorageFailed(self.path, BEING_MADE) from error
             raise explained(self.path, error) from error
         return self
 
@@ -64,22 +60,61 @@ class Reader:
     def _begin(self) -> None:
         self._connection.execute("BEGIN")
         self._connection.execute("SELECT store_id FROM store").fetchone()  # the snapshot begins with a read
+        (found,), known = self._connection.execute("PRAGMA user_version").fetchone(), len(migrations())
+        if found < known:
+            said = f"has schema {found}, this version reads {known}; a runtime that opens it brings it up to date"
+            raise StorageFailed(self.path, said)
 
     def sessions(self) -> Iterator[SessionRow]:
         """Yield every session agent, in the order in which they were first spoken to."""
         for row in self._rows("sessions"):
             yield SessionRow(row[0], Address(*row[1:4]), *row[4:])
 
+    def histories(self) -> Iterator[tuple[SessionRow, list[StoredTurn]]]:
+        """Yield every session agent with its turns, in one walk over the turns."""
+        turns = map(_stored, self._rows("turns_by_actor"))
+        grouped = groupby(turns, key=lambda turn: turn.row.actor_id)
+        actor_id, found = next(grouped, (None, iter(())))
+        for session in self.sessions():
+            while actor_id is not None and actor_id < session.actor_id:  # of an actor that is not there
+                actor_id, found = next(grouped, (None, iter(())))
+            if actor_id == session.actor_id:
+                yield session, list(found)
+                actor_id, found = next(grouped, (None, iter(())))
+            else:
+                yield session, []
+
     def turns(self, actor_id: int) -> list[StoredTurn]:
         """Return an actor's turns in the order of acceptance."""
-        return [
-            StoredTurn(TurnRow(*row[:9]), OpeningReceipt(*row[9:12]) if row[9] is not None else None, row[12])
-            for row in self._rows("turns_of_actor", actor_id)
-        ]
+        return [_stored(row) for row in self._rows("turns_of_actor", actor_id)]
 
-    def turn(self, turn_id: int) -> TurnRow | None:
+    def turn(self, turn_id: int) -> StoredTurn | None:
         """Return one turn as stored."""
-        return next((TurnRow(*row) for row in self._rows("turn", turn_id)), None)
+        return next((_stored(row) for row in self._rows("stored_turn", turn_id)), None)
+
+    def address(self, actor_id: int) -> Address | None:
+        """Return where an actor is."""
+        return next((Address(*row) for row in self._rows("address_of", actor_id)), None)
+
+    def live(self) -> list[int]:
+        """Return the ids of the live turns, in the order of acceptance."""
+        return [turn_id for (turn_id,) in self._rows("live_turn_ids")]
+
+    def live_of(self, actor_id: int) -> list[int]:
+        """Return the ids of an actor's live turns, in the order of acceptance."""
+        return [turn_id for (turn_id,) in self._rows("live_turn_ids_of", actor_id)]
+
+    def suspended(self) -> list[int]:
+        """Return the ids of the suspended turns, in the order of acceptance."""
+        return [turn_id for (turn_id,) in self._rows("suspended_turn_ids")]
+
+    def duplicated(self) -> list[int]:
+        """Return the ids of the turns whose inbound came more than once, in the order of acceptance."""
+        return [turn_id for (turn_id,) in self._rows("duplicated_turn_ids")]
+
+    def lease_until(self, boot_id: int) -> float | None:
+        """Return until when a boot may run turns (wall time, s); None if it has stopped, or never was."""
+        return next((until for (until,) in self._rows("lease_of", boot_id)), None)
 
     def edges(self, turn_id: int) -> list[NumberedEdge]:
         """Return a turn's edges in order. Kinds are as stored, known or not."""
@@ -88,6 +123,14 @@ class Reader:
     def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable."""
         return next((Deliverable(*row) for row in self._rows("deliverable_of", turn_id)), None)
+
+    def happened(self, since: int, limit: int) -> list[Happening]:
+        """Return at most `limit` committed edges after an offset; see `Store.happened`."""
+        return [Happening(*[*row[:5], Address(*row[5:])]) for row in self._rows("edges_since", since, limit)]
+
+    def prunable(self, ended_before: float, now: float, limit: int) -> list[int]:
+        """Return the ids of turns that may go; see `Store.prune`."""
+        return [turn_id for (turn_id,) in self._rows("prunable", ended_before, now, limit)]
 
     def turns_completed(self) -> int:
         """Return how many turns have a deliverable."""
@@ -115,5 +158,16 @@ class Reader:
     def _all(self, sql: str, parameters: tuple[object, ...] = ()) -> Iterator[Any]:
         try:
             yield from self._connection.execute(sql, parameters)
-        except sqlite3.Error as error:
+        except OverflowError:  # a number that no row can have
+            return
+        except UNREADABLE as error:
             raise explained(self.path, error) from error
+
+
+def _stored(row: Sequence[Any]) -> StoredTurn:
+    turn, sealed, receipt = row[:10], row[10], row[11:]
+    if receipt[0] is None:
+        return StoredTurn(TurnRow(*turn), sealed, None)
+    state = STATE_OF.get(turn[2], turn[2])  # a state that nobody knows is shown as it is
+    found = ReceiptRow(*[*receipt[:5], state, *receipt[5:9], bool(receipt[9])])
+    return StoredTurn(TurnRow(*turn), sealed, found)

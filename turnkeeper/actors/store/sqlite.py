@@ -2,26 +2,30 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
 
 from turnkeeper.actors.store.batch import BatchConnection
-from turnkeeper.actors.store.file import check_file, explained, migrate, resolve
+from turnkeeper.actors.store.file import UNREADABLE, check_file, explained, migrate, resolve
 from turnkeeper.actors.store.lock import OwnerLock
+from turnkeeper.actors.store.reader import Reader
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel.edge import Edge, EdgeKind
 from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.ports import LiveTurn, Marks
+from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
 from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState
 from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.turn import TurnRow, TurnState
 
 __all__ = ["SqliteStore"]
+
+T = TypeVar("T")
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -84,19 +88,38 @@ class SqliteStore:
 
     async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
         """Write the commit points in one transaction and one thread hop; see `Store.apply`."""
+        return (await self._do(lambda raw: raw.write(points))).rejected
+
+    async def prune(self, ended_before: float, now: float, limit: int) -> int:
+        """Delete turns that are over, in one transaction and one thread hop; see `Store.prune`.
+
+        Which ones is found out beside the writer: what may go once may go for ever.
+        """
+
+        def chosen() -> list[int]:
+            with Reader(self._file) as rows:
+                return rows.prunable(ended_before, now, limit)
+
+        turn_ids = await asyncio.to_thread(chosen)
+        if turn_ids:
+            await self._do(lambda raw: raw.prune(turn_ids))
+        return len(turn_ids)
+
+    async def _do(self, work: Callable[[BatchConnection], None]) -> BatchConnection:
+        """Do something on the writing connection, in one hop to its thread."""
         if self._writer is None:
             raise StorageFailed(self.path, "the store is closed")
         raw = self._raw[0]
-        raw.staged = points
+        raw.staged.append(work)  # the thread takes it up in the order of the commits
         try:
             await self._writer.commit()
         except sqlite3.Error as error:
             raise explained(self.path, error) from error
-        return raw.rejected
+        return raw
 
     async def live_turns(self) -> list[LiveTurn]:
         """Return every live turn, in the order of acceptance."""
-        return [LiveTurn(_turn(row[:9]), Address(*row[9:12]), *row[12:]) for row in await self._read("live_turns")]
+        return [LiveTurn(_turn(row[:10]), Address(*row[10:13]), *row[13:]) for row in await self._read("live_turns")]
 
     async def actor_id(self, address: Address) -> int | None:
         """Return the id of an actor that has been spoken to before."""
@@ -125,9 +148,23 @@ class SqliteStore:
             return Deliverable(*row)
         return None
 
+    async def happened(self, since: int, limit: int) -> list[Happening]:
+        """Return committed edges after an offset, in the order in which they were committed."""
+        return [Happening(*[*row[:5], Address(*row[5:])]) for row in await self._read("edges_since", since, limit)]
+
+    async def look(self, question: Callable[[Rows], T]) -> T:
+        """Answer a question from one consistent view, in a thread and on a connection of its own."""
+
+        def asked() -> T:
+            with Reader(self._file) as rows:
+                return question(rows)
+
+        return await asyncio.to_thread(asked)
+
     async def _connect(self) -> None:
         def connection(*args: Any, **kwargs: Any) -> BatchConnection:
             made = BatchConnection(*args, **kwargs)
+            made.prepare()
             self._raw.append(made)
             return made
 
@@ -148,9 +185,9 @@ class SqliteStore:
             raise StorageFailed(self.path, "the store is closed")
         try:
             return list(await self._reader.execute_fetchall(queries()[name], parameters))
-        except (OverflowError, UnicodeError):  # what could not be stored is in no row
+        except (OverflowError, UnicodeEncodeError):  # what could not be stored is in no row
             return []
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise explained(self.path, error) from error
 
 

@@ -1,22 +1,32 @@
-"""Definitions: what users declare, tools and agents, before anything runs."""
+"""Tools: what users declare as steps, and what the rest may ask of a declared one."""
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import copy
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
 import msgspec
 
+from turnkeeper.actors.contract import contract
 from turnkeeper.actors.values import decode, encode
 from turnkeeper.kernel.errors import ContractViolation
+from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.step import COUNTED, Effect, OnDoubt
 
-if TYPE_CHECKING:
-    from turnkeeper.actors.turn import Turn
-
-__all__ = ["Agent", "DidNotHappen", "Happened", "StepContext", "Tool", "agent", "step_context", "step_scope", "tool"]
+__all__ = [
+    "DidNotHappen",
+    "GiveUp",
+    "Happened",
+    "StepContext",
+    "Tool",
+    "check_async",
+    "check_duration",
+    "step_context",
+    "step_scope",
+    "tool",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,6 +36,10 @@ class Happened(msgspec.Struct, frozen=True):
     """What a probe, or a person, found out about an effect in doubt: it happened, with this result."""
 
     result: Any = None
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """What a person says who cannot find out about an effect in doubt: the step raises `EffectInDoubt`."""
 
 
 class DidNotHappen(msgspec.Struct, frozen=True):
@@ -80,12 +94,23 @@ class step_scope:  # noqa: N801 - used like a function; a generator here would c
         _context.reset(self._token)
 
 
-def _check_async(function: object, what: str) -> None:
+def check_async(function: object, what: str) -> None:
     """Refuse at declaration what would fail at the first call, or only after the first crash."""
     called = getattr(function, "__call__", None)  # noqa: B004 - an object whose call is async will do
     if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)):
         msg = f"{what} must be an async function, not {function!r}"
         raise TypeError(msg)
+
+
+def check_duration(duration_s: float | None, what: str) -> None:
+    """Refuse at declaration a limit that nothing could keep.
+
+    Raises:
+        ValueError: it is not positive and finite.
+    """
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        msg = f"{what} must be positive and finite, not {duration_s:g}"
+        raise ValueError(msg)
 
 
 class Tool(Generic[P, R]):
@@ -94,9 +119,23 @@ class Tool(Generic[P, R]):
     Calling it calls the plain function; only `turn.call(tool, ...)` records a step.
     """
 
-    __slots__ = ("_arguments", "_result", "call_key", "effect", "function", "name", "on_doubt", "probe", "timeout_s")
+    __slots__ = (
+        "_arguments",
+        "_contract",
+        "_result",
+        "accepts",
+        "call_key",
+        "effect",
+        "function",
+        "name",
+        "on_doubt",
+        "probe",
+        "retry",
+        "timeout_s",
+        "version",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the declaration's parts, each by name
         self,
         function: Callable[P, Awaitable[R]],
         *,
@@ -104,21 +143,36 @@ class Tool(Generic[P, R]):
         effect: Effect,
         timeout_s: float | None = None,
         on_doubt: OnDoubt | Probe = OnDoubt.ASK,
+        retry: Retry | None = None,
+        version: str = "",
+        accepts: Sequence[str] = (),
     ) -> None:
         """Declare a tool; see `tool`."""
-        _check_async(function, f"tool {name}")
+        check_async(function, f"tool {name}")
+        check_duration(timeout_s, f"timeout_s of tool {name}")
         if not isinstance(on_doubt, OnDoubt):
-            _check_async(on_doubt, f"the probe of tool {name}")
+            check_async(on_doubt, f"the probe of tool {name}")
         self.function = function
         self.name = name
-        self.effect = effect
+        self.effect = Effect(effect)  # or a misspelt word would be found at the first call
         self.timeout_s = timeout_s
         self.on_doubt = on_doubt if isinstance(on_doubt, OnDoubt) else OnDoubt.ASK
         self.probe: Probe | None = None if isinstance(on_doubt, OnDoubt) else on_doubt
         self.call_key: str | None = None
-        hints = get_type_hints(function)
+        self.retry = retry
+        self.version = version
+        self.accepts = frozenset(accepts)
+        hints = get_type_hints(function, include_extras=True)
         self._arguments = _Arguments(function, name, hints)
         self._result = msgspec.msgpack.Decoder(hints.get("return", Any))
+        self._contract: str | None = None
+
+    @property
+    def contract(self) -> str:
+        """Return what the tool promises: its version, and a hash of its arguments' and its result's types."""
+        if self._contract is None:
+            self._contract = contract(self.version, self._arguments.type, self._result.type)
+        return self._contract
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Call the plain function, outside of any turn."""
@@ -145,6 +199,7 @@ class Tool(Generic[P, R]):
         """Return a pure tool for a function of `(args, kwargs)` that declares nothing; see `Turn.step`."""
         same = copy(cast("Tool[..., R]", _UNTYPED))
         same.function, same.name = function, name
+        same._contract = ""  # noqa: SLF001 - a copy of ours: a plain function promises nothing
         return same
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Struct:
@@ -154,6 +209,31 @@ class Tool(Generic[P, R]):
             ContractViolation: they do not fit; names the tool and the path.
         """
         return self._arguments.bind(args, kwargs)
+
+    def as_recorded(self, bound: msgspec.Struct, arguments: bytes) -> msgspec.Struct:
+        """Return the arguments as the record holds them, checked through and through, and nobody else's objects.
+
+        A plain function's are the caller's own: it declares no types to read them by.
+
+        Raises:
+            ContractViolation: they do not fit; names the tool and the path.
+        """
+        return bound if self._contract == "" else self._arguments.decode(arguments)
+
+    def fit_result(self, result: object, bytes_max: int) -> bytes:
+        """Return a result that somebody has told, as recorded: also as JSON has it, with texts for what JSON lacks.
+
+        Raises:
+            ContractViolation, PayloadTooLarge: it does not fit the return type, or the limit.
+        """
+        try:
+            return self.encode_result(result, bytes_max)[0]
+        except ContractViolation:
+            try:
+                told = msgspec.convert(result, self._result.type, str_keys=True, builtin_types=())
+            except (msgspec.ValidationError, RecursionError) as error:
+                raise ContractViolation(f"result of {self.name}", str(error)) from error
+            return self.encode_result(told, bytes_max)[0]
 
     def encode_result(self, result: object, bytes_max: int) -> tuple[bytes, R]:
         """Return a result as recorded and as a rerun will see it, so that the first run sees the same.
@@ -177,7 +257,7 @@ class Tool(Generic[P, R]):
 class _Arguments:
     """A function's parameters as a type: what binds, checks and names the arguments of a call."""
 
-    __slots__ = ("_positional", "_tool", "_type")
+    __slots__ = ("_decoder", "_positional", "_tool", "type")
 
     def __init__(self, function: Callable[..., Any], tool: str, hints: Mapping[str, Any]) -> None:
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
@@ -193,7 +273,12 @@ class _Arguments:
             )
         self._tool = tool
         self._positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        self._type = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        self.type = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        self._decoder = msgspec.msgpack.Decoder(self.type)
+
+    def decode(self, encoded: bytes) -> msgspec.Struct:
+        arguments: msgspec.Struct = decode(encoded, f"arguments of {self._tool}", self._decoder)
+        return arguments
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Struct:
         if len(args) > len(self._positional):
@@ -204,7 +289,7 @@ class _Arguments:
         if twice := given.keys() & kwargs.keys():
             raise ContractViolation(f"arguments of {self._tool}", f"given twice: {', '.join(sorted(twice))}")
         try:
-            return msgspec.convert({**given, **kwargs}, self._type)
+            return msgspec.convert({**given, **kwargs}, self.type)
         except (msgspec.ValidationError, RecursionError) as error:
             raise ContractViolation(f"arguments of {self._tool}", str(error)) from error
 
@@ -223,12 +308,15 @@ def _default(value: object) -> Any:
     return value
 
 
-def tool(
+def tool(  # noqa: PLR0913 - the declaration's parts, each by name
     *misused: object,
     effect: Effect,
     name: str | None = None,
     timeout_s: float | None = None,
     on_doubt: OnDoubt | Probe = OnDoubt.ASK,
+    retry: Retry | None = None,
+    version: str = "",
+    accepts: Sequence[str] = (),
 ) -> Callable[[Callable[P, Awaitable[R]]], Tool[P, R]]:
     """Declare an async function as a tool.
 
@@ -240,9 +328,12 @@ def tool(
         on_doubt: what to do when a crash or a timeout cut an effectful call off: ask (suspend the turn until
             `Runtime.resolve`), fail, retry, or a probe: an async function that gets the same arguments, finds out,
             and returns `Happened(result)` or `DidNotHappen()`.
+        retry: what to do when a call raises, before the step fails: run it again, within the turn. None: never.
+        version: recorded with each step, beside a hash of the types; change it when the meaning changes.
+        accepts: older versions whose records the tool understands. Others are `ContractChanged` on a replay.
 
-    An effectful tool that raises says that its effect did not happen: the failure is recorded and raised, and no
-    retry of the turn runs it again.
+    An effectful tool that raises says that its effect did not happen: with a `retry` of its own it is called again,
+    under the same idempotency key; without one the failure is recorded and raised, and no retry of the turn runs it.
 
     Raises:
         TypeError: the function or the probe is not async, or cannot be recorded by its parameters' names.
@@ -252,49 +343,15 @@ def tool(
         raise TypeError(msg)
 
     def declare(function: Callable[P, Awaitable[R]]) -> Tool[P, R]:
-        return Tool(function, name=name or function.__name__, effect=effect, timeout_s=timeout_s, on_doubt=on_doubt)
-
-    return declare
-
-
-class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """A declared agent: its name, its handler and its limits. None means the runtime's setting."""
-
-    agent_id: str
-    handler: Callable[["Turn"], Awaitable[Any]]
-    tools: Mapping[str, Tool[..., Any]]
-    retries_max: int | None = None
-    turn_s: float | None = None
-
-
-def agent(
-    agent_id: str,
-    *,
-    tools: Sequence[Tool[..., Any]] = (),
-    retries_max: int | None = None,
-    turn_s: float | None = None,
-) -> Callable[[Callable[["Turn"], Awaitable[Any]]], Agent]:
-    """Declare an async function of a `Turn` as an agent's handler.
-
-    The handler may run more than once for a turn: after a crash, a retry or a wait it starts from its top, and
-    recorded steps answer from the record. So everything it does to the world belongs into a step.
-
-    Args:
-        agent_id: the agent's name in addresses.
-        tools: offered to the handler as `turn.tools` by name, for models that choose by name.
-        retries_max: how often a turn that raised is run again.
-        turn_s: wall time one run of a turn may take.
-
-    Raises:
-        TypeError: the handler is not async, or the name is missing.
-    """
-    if not isinstance(agent_id, str):
-        msg = 'write @agent("name"), with the name the agent has in addresses'  # type: ignore[unreachable]
-        raise TypeError(msg)
-
-    def declare(handler: Callable[["Turn"], Awaitable[Any]]) -> Agent:
-        _check_async(handler, f"the handler of agent {agent_id}")
-        by_name = MappingProxyType({offered.name: offered for offered in tools})
-        return Agent(agent_id=agent_id, handler=handler, tools=by_name, retries_max=retries_max, turn_s=turn_s)
+        return Tool(
+            function,
+            name=name or function.__name__,
+            effect=effect,
+            timeout_s=timeout_s,
+            on_doubt=on_doubt,
+            retry=retry,
+            version=version,
+            accepts=accepts,
+        )
 
     return declare

@@ -1,0 +1,108 @@
+"""Agents: what users declare as handlers, and which handler a turn belongs to."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from turnkeeper.actors.tool import Tool, check_async, check_duration
+from turnkeeper.kernel.errors import VersionGone
+from turnkeeper.kernel.retry import Retry
+
+if TYPE_CHECKING:
+    from turnkeeper.actors.turn import Turn
+
+__all__ = ["Agent", "agent", "newest_of"]
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared agent: its name, its handler and its limits. None means the runtime's setting."""
+
+    agent_id: str
+    handler: Callable[[Any], Awaitable[Any]]
+    tools: Mapping[str, Tool[..., Any]]
+    retry: Retry | None = None
+    turn_s: float | None = None
+    version: str = ""
+    adopts: frozenset[str] = frozenset()
+    older: Mapping[str, "Agent"] = MappingProxyType({})
+
+    def started_under(self, turn_id: int, version: str, *, steps: int) -> "Agent":
+        """Return who finishes a turn: the handler that it was started under, or one that adopts its turns.
+
+        A turn without a recorded step has done nothing yet, so any version may begin it.
+
+        Raises:
+            VersionGone: neither was given to the runtime.
+        """
+        if version in self.older:
+            return self.older[version]
+        if version == self.version or version in self.adopts or not steps:
+            return self
+        given = ", ".join(repr(known) for known in (*self.older, self.version))
+        raise VersionGone(turn_id, self.agent_id, version, given)
+
+
+def agent(
+    agent_id: str,
+    *,
+    tools: Sequence[Tool[..., Any]] = (),
+    retry: Retry | None = None,
+    turn_s: float | None = None,
+    version: str = "",
+    adopts: Sequence[str] = (),
+) -> Callable[[Callable[["Turn"], Awaitable[Any]]], Agent]:
+    """Declare an async function of a `Turn` as an agent's handler.
+
+    The handler may run more than once for a turn: after a crash, a retry or a wait it starts from its top, and
+    recorded steps answer from the record. So everything it does to the world belongs into a step.
+
+    Args:
+        agent_id: the agent's name in addresses.
+        tools: offered to the handler as `turn.tools` by name, for models that choose by name.
+        retry: what to do with a turn that raised; None means the runtime's settings.
+        turn_s: wall time one run of a turn may take.
+        version: of the handler, recorded when a turn starts. A turn finishes under the version that it started under:
+            give the runtime both, the newest last. Without it, it fails with `VersionGone`.
+        adopts: older versions whose turns this handler can finish.
+
+    Raises:
+        TypeError: the handler is not async, or the name is missing.
+    """
+    if not isinstance(agent_id, str):
+        msg = 'write @agent("name"), with the name the agent has in addresses'  # type: ignore[unreachable]
+        raise TypeError(msg)
+
+    def declare(handler: Callable[["Turn"], Awaitable[Any]]) -> Agent:
+        check_async(handler, f"the handler of agent {agent_id}")
+        check_duration(turn_s, f"turn_s of agent {agent_id}")
+        by_name = MappingProxyType({offered.name: offered for offered in tools})
+        return Agent(
+            agent_id=agent_id,
+            handler=handler,
+            tools=by_name,
+            retry=retry,
+            turn_s=turn_s,
+            version=version,
+            adopts=frozenset(adopts),
+        )
+
+    return declare
+
+
+def newest_of(agents: Sequence[Agent]) -> dict[str, Agent]:
+    """Return agents by name. Of several versions the last one is the agent, and holds the older ones.
+
+    Raises:
+        ValueError: two have one name and one version.
+    """
+    found: dict[str, Agent] = {}
+    for one in agents:
+        before = found.get(one.agent_id)
+        older = {**before.older, before.version: before} if before is not None else {}
+        if one.version in older:
+            msg = f"two agents have one name: {one.agent_id!r}, version {one.version!r}"
+            raise ValueError(msg)
+        found[one.agent_id] = msgspec.structs.replace(one, older=MappingProxyType(older))
+    return found

@@ -1,0 +1,120 @@
+"""Calls: a tool called once, within its time, and what becomes of an effect that is cut off under way."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from turnkeeper.actors.journal import Call, Journal
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.tool import StepContext, Tool, step_scope
+from turnkeeper.kernel.edge import Suspended
+from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.step import Effect, OnDoubt
+from turnkeeper.kernel.verdict import Stop
+
+__all__ = ["Calls", "Expired"]
+
+R = TypeVar("R")
+
+
+class Expired(TimeoutError):
+    """A tool, or its probe, took longer than the tool's `timeout_s`."""
+
+
+class Calls:
+    """Calls the tools of one run, and knows which effects are under way."""
+
+    __slots__ = ("_address", "_effects", "_journal", "_node", "_quiet", "_turn")
+
+    def __init__(self, node: Node, address: Address, turn: OpenTurn, journal: Journal) -> None:
+        """Call for the run that begins now."""
+        self._node = node
+        self._address = address
+        self._turn = turn
+        self._journal = journal
+        self._effects = 0
+        self._quiet = asyncio.Event()
+
+    async def call(self, tool: Tool[..., R], call: Call) -> R:
+        """Call the tool once.
+
+        Raises:
+            Expired: it took longer than its `timeout_s`.
+            Exception: whatever it raises.
+        """
+        counted = tool.effect is Effect.EFFECTFUL
+        self._effects += counted
+        try:
+            self._reached("effect.before", call)
+            result: R = await self.bounded(tool, call, tool.function)
+            self._reached("effect.after", call)
+            return result  # noqa: TRY300 - reads as it happens
+        except asyncio.CancelledError:
+            self._cut_off(tool, call)
+            raise
+        finally:
+            self._effects -= counted
+            if not self._effects:
+                self._quiet.set()
+
+    async def quiet(self) -> None:
+        """Wait until no effect is under way."""
+        while self._effects:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    async def bounded(self, tool: Tool[..., Any], call: Call, function: Any) -> Any:
+        """Call the tool, or its probe, with the arguments as recorded and within the tool's time.
+
+        Raises:
+            Expired: it took longer.
+        """
+        with step_scope(self._context(call)):
+            bound = tool.as_recorded(call.bound, call.arguments)  # or it would have what a call before made of them
+            arguments = {name: getattr(bound, name) for name in bound.__struct_fields__}
+            if tool.timeout_s is None:
+                return await function(**arguments)
+            limit = asyncio.timeout(tool.timeout_s)
+            try:
+                async with limit:
+                    return await function(**arguments)
+            except Exception as error:
+                if not limit.expired():
+                    raise  # the tool's own
+                raise Expired(f"took longer than {tool.timeout_s:g} s") from error  # whatever it made of it
+
+    def wait_for(self, call: Call) -> Suspended:
+        """Return the wait for an answer about a step in doubt, with a token of its own."""
+        due_at = self._node.clock.time() + self._node.settings.approval_s
+        return Suspended("approval", due_at, call.name, token=self._node.chance.token())
+
+    def _cut_off(self, tool: Tool[..., Any], call: Call) -> None:
+        """Show the doubt about an effect that its handler, or its turn's deadline, has cancelled under way.
+
+        The handler may go on without it. A deadline ends the turn; where the tool says to ask, the turn stands on the
+        doubt instead. Whatever else stops a run, the next one finds the intent.
+        """
+        turn = self._turn
+        if tool.effect is not Effect.EFFECTFUL or turn.suspension is not None or turn.broken is not None:
+            return
+        if turn.stop is None:
+            self._journal.cut_off(tool, call, "cut off by its handler")
+        elif turn.stop is Stop.DEADLINE:
+            self._journal.cut_off(tool, call, "cut off by the turn's deadline")
+            if tool.probe is None and tool.on_doubt is OnDoubt.ASK:
+                turn.suspension = self.wait_for(call)
+
+    def _reached(self, point: str, call: Call) -> None:
+        points = self._node.points
+        if points is not None and call.key:
+            points.reached(point, call.key)
+
+    def _context(self, call: Call) -> StepContext:
+        return StepContext(
+            turn_id=self._turn.row.turn_id,
+            session_id=self._address.session_id,
+            agent_id=self._address.agent_id,
+            attempt=self._turn.row.attempt,
+            step=str(call.name),
+            idempotency_key=call.key,
+        )

@@ -1,0 +1,177 @@
+"""The journal: what one run of a turn writes about its steps, fenced by the run's epoch."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from turnkeeper.actors.node import Node
+from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.persistence import Told, settle
+from turnkeeper.actors.tool import Tool
+from turnkeeper.kernel.edge import (
+    NOTHING,
+    Detail,
+    EdgeKind,
+    Failure,
+    PolicyResolved,
+    StepDoubt,
+    StepFailure,
+    StepIntent,
+    StepResult,
+)
+from turnkeeper.kernel.errors import ShuttingDown, StaleEpoch, TurnkeeperError
+from turnkeeper.kernel.lifecycle import observe
+from turnkeeper.kernel.names import StepName
+from turnkeeper.kernel.step import Effect, StepRecord, StepStatus
+
+__all__ = ["Call", "Journal"]
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """One asked-for step: who it is, and what it is asked with. `key` is its idempotency key, "" for a pure one."""
+
+    issued: int
+    name: StepName
+    bound: msgspec.Struct
+    arguments: bytes
+    key: str
+
+
+class Journal:
+    """Writes the steps of one run. Once the run is `over`, or its record has a hole, it writes nothing more."""
+
+    __slots__ = ("_epoch", "_node", "_turn", "over")
+
+    def __init__(self, node: Node, turn: OpenTurn) -> None:
+        """Write for the run that begins now: in the turn's present epoch."""
+        self._node = node
+        self._turn = turn
+        self._epoch = turn.row.epoch
+        self.over = False
+
+    def check_live(self) -> None:
+        """Refuse to go on with a run that was told to stop, or has ended.
+
+        Raises:
+            StaleEpoch, ShuttingDown, StorageFailed: why not.
+        """
+        self._check_record()
+        if self.over:
+            raise StaleEpoch(self._turn.row.turn_id, self._epoch)
+        if self._turn.stop is not None:
+            raise ShuttingDown
+
+    def _check_record(self) -> None:
+        """Refuse to write for a run that is over, or whose record has a hole.
+
+        A call may outlive its run: a task that the handler started and forgot. It must not write into the next.
+        """
+        if self._turn.row.epoch != self._epoch:
+            raise StaleEpoch(self._turn.row.turn_id, self._epoch)
+        if self._turn.broken is not None:
+            raise self._turn.broken
+
+    # ------------------------------------------------------------ what happens to a step
+
+    async def intend(self, tool: Tool[..., Any], call: Call) -> None:
+        """Record that a tool is about to be called; durable, with everything before it, when this returns.
+
+        Until it is `calling`, a run that ends leaves no doubt about it.
+        """
+        arguments = msgspec.Raw(call.arguments)
+        self._turn.uncalled[call.name] = None
+        await self._commit(
+            EdgeKind.STEP_INTENDED,
+            StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key, tool.contract),
+        )
+        self._remember(tool, call, StepStatus.INTENDED)
+
+    def calling(self, call: Call) -> None:
+        """Take note that the tool is called now: from here on a cut leaves a doubt."""
+        self._turn.uncalled.pop(call.name, None)
+
+    def succeeded(self, tool: Tool[..., Any], call: Call, encoded: bytes, *, intended: bool) -> None:
+        """Record a result; not waited for: the next commit of this turn stands behind it."""
+        arguments, contract = (NOTHING, "") if intended else (msgspec.Raw(call.arguments), tool.contract)
+        result = StepResult(call.issued, *call.name, msgspec.Raw(encoded), arguments, contract)
+        self._record(EdgeKind.STEP_SUCCEEDED, result)
+        self._remember(tool, call, StepStatus.SUCCEEDED, result=encoded)
+
+    def failed(
+        self, tool: Tool[..., Any], call: Call, failure: Failure, retry_at: float | None, *, returned: bool
+    ) -> None:
+        """Record a failure, and when the step is called again if it is; not waited for."""
+        pure = tool.effect is Effect.PURE
+        arguments, contract = (msgspec.Raw(call.arguments), tool.contract) if pure else (NOTHING, "")
+        outcome = StepFailure(call.issued, *call.name, failure, arguments, contract, retry_at, returned)
+        self._record(EdgeKind.STEP_FAILED, outcome)
+        if retry_at is None:
+            self._remember(tool, call, StepStatus.FAILED, failure=failure)
+
+    async def doubted(self, tool: Tool[..., Any], call: Call, why: str) -> None:
+        """Record that nobody knows how a call ended; durable when this returns."""
+        await self._commit(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, why))
+        self._remember(tool, call, StepStatus.UNKNOWN)
+
+    def cut_off(self, tool: Tool[..., Any], call: Call, why: str) -> None:
+        """Record that nobody knows how a call ended, of a run that goes on; not waited for."""
+        self._record(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, why))
+        self._remember(tool, call, StepStatus.UNKNOWN)
+
+    def resolved(self, call: Call, policy: str, found: str = "") -> None:
+        """Record what the tool's policy made of a doubt; not waited for."""
+        self._record(EdgeKind.POLICY_RESOLVED, PolicyResolved(*call.name, policy, found))
+
+    # ------------------------------------------------------------ how it is written
+
+    async def _commit(self, kind: EdgeKind, detail: Detail) -> None:
+        """Append an edge and wait until it, and everything before it, is durable."""
+        done: asyncio.Future[None] = self._node.loop.create_future()
+        told = settle(done)
+
+        def noted(error: TurnkeeperError | None) -> None:
+            self._noted(error)
+            told(error)
+
+        self._append(kind, detail, noted)
+        await done
+        self.check_live()
+
+    def _record(self, kind: EdgeKind, detail: Detail) -> None:
+        self._append(kind, detail, self._noted)
+
+    def _append(self, kind: EdgeKind, detail: Detail, told: Told) -> None:
+        self._check_record()
+        turn = self._turn
+        change = observe(turn.row, kind, detail, self._node.clock.time())
+        turn.row = change.row
+        self._node.persistence.submit(change.records, told)
+
+    def _noted(self, error: TurnkeeperError | None) -> None:
+        if error is not None and self._turn.broken is None:
+            self._turn.broken = error
+
+    def _remember(
+        self,
+        tool: Tool[..., Any],
+        call: Call,
+        status: StepStatus,
+        *,
+        result: bytes = b"",
+        failure: Failure | None = None,
+    ) -> None:
+        """Keep the outcome of a step with a key of its own: the same run may ask for it again."""
+        if tool.call_key is None:
+            return
+        self._turn.steps[call.name] = StepRecord(
+            issued=call.issued,
+            name=call.name,
+            status=status,
+            arguments=call.arguments,
+            effect=tool.effect,
+            idempotency_key=call.key,
+            result=result,
+            failure=failure,
+            contract=tool.contract,
+        )
