@@ -346,7 +346,7 @@ DAMAGE: dict[str, tuple[tuple[str, ...], str, str, str]] = {
         "receipts count 5, edges 1",
     ),
     "an effectful step intended twice": (
-        (*SHIFT, f"INSERT INTO edges SELECT {AFTER}, {{one}}, 5, 'step_intended', 1, 1.0, x'{INTENT}'"),
+        (*SHIFT, f"INSERT INTO edges SELECT {AFTER}, {{one}}, 5, 'step_intended', 1, 1.0, x'{INTENT}', x''"),
         "one",
         "effects at most once",
         "step refund[#0] was intended again without a doubt",
@@ -410,7 +410,7 @@ ORPHANS: dict[str, tuple[str, str, str]] = {
         "leads to turn 999, which is not there",
     ),
     "an edge of no turn": (
-        f"INSERT INTO edges SELECT {AFTER}, 999, 0, 'inbound_received', 0, 1.0, x''",
+        f"INSERT INTO edges SELECT {AFTER}, 999, 0, 'inbound_received', 0, 1.0, x'', x''",
         "turn 999",
         "has edges and no row",
     ),
@@ -457,7 +457,9 @@ def test_a_turn_that_overtook_a_waiting_one_is_named(store: Store) -> None:
     plant(store, "UPDATE edges SET turn_id = -1 WHERE turn_id = {waiting}")
     begun = store.turns["begun"]
 
-    assert findings(store.path) == [Found("dave/desk", f"turn {begun} started before turn -1", "order of acceptance")]
+    found = findings(store.path)
+    assert Found("dave/desk", f"turn {begun} started before turn -1", "order of acceptance") in found
+    assert {one.rule for one in found} == {"order of acceptance", "digests"}  # a digest is over its turn's id, too
 
 
 def test_text_that_is_no_text_is_named(store: Store) -> None:

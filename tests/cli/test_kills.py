@@ -103,7 +103,7 @@ BURSTS = """
 import asyncio, sys
 from pathlib import Path
 from turnkeeper import Effect, Runtime, agent
-from turnkeeper.actors.definitions import DidNotHappen, Happened, Tool, step_context
+from turnkeeper.actors.tool import DidNotHappen, Happened, Tool, step_context
 from turnkeeper.cli.effects import EffectLine, EffectsFile
 
 async def main(db, effects, sessions, letters):

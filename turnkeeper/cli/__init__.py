@@ -1,4 +1,4 @@
-"""The command line: replay, demo, audit, show. Needs the extra `cli`."""
+"""The command line, `turnkeeper`. Needs the extra `cli`."""
 
 import sys
 

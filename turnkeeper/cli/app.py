@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from turnkeeper.actors.store.audit import audit as audit_store
 from turnkeeper.cli.conversations import BadInput, Conversation, read_conversations
 from turnkeeper.cli.demo import demo as run_demo
 from turnkeeper.cli.effects import EffectsFile
+from turnkeeper.cli.lookback import COMMANDS as LOOKING_BACK
+from turnkeeper.cli.operate import COMMANDS as OPERATING
+from turnkeeper.cli.output import err, json_option, out, print_json
 from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
@@ -27,6 +27,7 @@ from turnkeeper.cli.simulate import TRACE, Plan, Watcher, fresh_seeds, lines_of,
 from turnkeeper.cli.simulate import simulate as run_simulation
 from turnkeeper.cli.tables import counts_table, printable
 from turnkeeper.kernel.errors import TurnkeeperError
+from turnkeeper.kernel.lookback.past import readable
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.testing.summary import Summary
 
@@ -36,11 +37,7 @@ _EXIT_FOUND: Final = 1
 _EXIT_BAD_INPUT: Final = 2
 _EXIT_INTERRUPTED: Final = 130
 
-_PIPE_WIDTH: Final = 160
 _HOURS: Final = "1; 0.001 for many seeds"
-
-out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run() -> None:
@@ -74,7 +71,8 @@ def group() -> None:
     """Durable turns for AI agents: replay recorded conversations, simulate, audit and look into a store."""
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line, for machines.")
+for _command in (*LOOKING_BACK, *OPERATING):
+    group.add_command(_command)
 
 
 @group.command()
@@ -91,7 +89,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.option(
     "--think-ms", type=click.IntRange(0, 60_000), default=0, show_default=True, help="How long a model reply takes."
 )
-@_json
+@json_option
 def replay(
     files: tuple[Path, ...], db: Path, parallel: int, effects: Path | None, think_ms: int, as_json: bool
 ) -> None:
@@ -110,7 +108,7 @@ def replay(
     )
     counted = report(conversations, db, effects, ran)
     if as_json:
-        _print_json(counted)
+        print_json(counted)
     else:
         out.print(counts_table("Recorded conversations, replayed", _rows(counted)))
     sys.exit(0 if counted.faultless else _EXIT_FOUND)
@@ -142,12 +140,12 @@ def _with_progress(conversations: list[Conversation], work: Callable[[Callable[[
 
 @group.command()
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the store and the effects file in this folder.")
-@_json
+@json_option
 def demo(keep: Path | None, as_json: bool) -> None:
     """Replay a dozen conversations, kill the process under way again and again, and count what is left."""
     shown = run_demo(keep, say=lambda line: None if as_json else out.print(line, markup=False))
     if as_json:
-        _print_json(shown)
+        print_json(shown)
     else:
         out.print(counts_table("What was promised, and what is there", shown.rows()))
     sys.exit(0 if shown.faultless else _EXIT_FOUND)
@@ -155,12 +153,12 @@ def demo(keep: Path | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("db", type=click.Path(path_type=Path))
-@_json
+@json_option
 def audit(db: Path, as_json: bool) -> None:
     """Prove a store's invariants from its file alone; exit code 1 and a line for each violation."""
     found = audit_store(db)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for violation in found.violations:
             said = f"violation: {violation.where}: {violation.what} ({violation.rule})"
@@ -175,17 +173,18 @@ def audit(db: Path, as_json: bool) -> None:
 @click.argument("db", type=click.Path(path_type=Path))
 @click.argument("session", required=False)
 @click.argument("turn", required=False, type=click.IntRange(0, 2**63 - 1))
-@_json
+@json_option
 def show(db: Path, session: str | None, turn: int | None, as_json: bool) -> None:
     """Show a store's sessions; a SESSION's turns; or a TURN's edges and steps, in order."""
-    if session is None:
-        view = sessions_view(db)
-    elif turn is None:
-        view = session_view(db, session)
-    else:
-        view = turn_view(db, session, turn)
+    with readable(str(db)):
+        if session is None:
+            view = sessions_view(db)
+        elif turn is None:
+            view = session_view(db, session)
+        else:
+            view = turn_view(db, session, turn)
     if as_json:
-        _print_json(view.data)
+        print_json(view.data)
     else:
         for table in view.tables:
             out.print(table)
@@ -208,9 +207,9 @@ _rate = click.FloatRange(0.0, 1.0)
 @click.option(
     "--arrivals", type=click.Path(path_type=Path), help=f"Recorded arrivals (CSV).  [default: {TRACE}, if there]"
 )
-@_json
+@json_option
 def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) -> None:
-    """Run SCENARIO in virtual time, with faults and every oracle on: desk, programs, kernel, or a Python file.
+    """Run SCENARIO in virtual time, faults and oracles on: a built-in one (docs/simulating.md), or a Python file.
 
     The file has an `async def life(world)`; see docs/simulating.md. The same seed gives the same hash. Exit code 1 and
     the line that repeats it if an oracle finds a violation, 2 if the scenario cannot be run.
@@ -224,7 +223,7 @@ def simulate(scenario: str, seeds: str | None, as_json: bool, **options: Any) ->
     with _simulating(plan) as watcher:
         summary, found = run_simulation(plan, watcher)
     if as_json:
-        _print_json({"summary": summary, "violation": found})
+        print_json({"summary": summary, "violation": found})
     else:
         if found is not None:
             out.print("\n".join(lines_of(found)), style="red", markup=False, soft_wrap=True)
@@ -249,25 +248,3 @@ def _simulating(plan: Plan) -> Iterator[Watcher]:
 
 def _rows(counted: Report | Summary) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(getattr(counted, name))) for name in counted.__struct_fields__]
-
-
-def _print_json(value: Any) -> None:
-    """Print one line of JSON; what JSON does not know is shown as its representation."""
-    out.file.write(json.dumps(_for_json(value), ensure_ascii=False, allow_nan=False) + "\n")
-    out.file.flush()
-
-
-def _for_json(value: Any) -> Any:
-    match value:
-        case msgspec.Struct():
-            return {name: _for_json(getattr(value, name)) for name in value.__struct_fields__}
-        case dict():
-            return {name if isinstance(name, str) else repr(name): _for_json(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_for_json(one) for one in value]
-        case str() | int() | None:
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case _:
-            return repr(value)

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, Tool, agent, step_context
+from turnkeeper.actors.agent import Agent, agent
+from turnkeeper.actors.tool import DidNotHappen, Happened, Tool, step_context
 from turnkeeper.actors.turn import Turn
 from turnkeeper.cli.conversations import AGENT_ID, Act, BadInput, Call, Conversation, Reply
 from turnkeeper.cli.effects import EffectLine, EffectsFile

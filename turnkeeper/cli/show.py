@@ -19,7 +19,7 @@ from turnkeeper.kernel.rows import NumberedEdge, SessionRow
 from turnkeeper.kernel.step import StepRecord, fold_steps
 from turnkeeper.kernel.turn import TurnState
 
-__all__ = ["View", "session_view", "sessions_view", "turn_view"]
+__all__ = ["View", "moment", "session_view", "sessions_view", "table", "turn_view"]
 
 _CELL_LEN_MAX = 120
 _DAMAGED = (msgspec.DecodeError, ValueError, RecursionError)
@@ -40,7 +40,7 @@ def sessions_view(db: Path) -> View:
     """
     with Reader(db) as reader:
         rows = [_session(row) for row in reader.sessions()]
-    return View({"path": str(db), "sessions": rows}, [_table(f"{db}: sessions", rows)])
+    return View({"path": str(db), "sessions": rows}, [table(f"{db}: sessions", rows)])
 
 
 def session_view(db: Path, session_id: str) -> View:
@@ -62,12 +62,12 @@ def session_view(db: Path, session_id: str) -> View:
                 "edges": turn.row.edges,
                 "key": turn.receipt and turn.receipt.key,
                 "duplicates": turn.receipt and turn.receipt.duplicate_count,
-                "first_seen": _moment(turn.first_seen),
+                "first_seen": moment(turn.receipt.first_seen if turn.receipt is not None else None),
             }
             for session in _agents(reader, session_id)
             for turn in reader.turns(session.actor_id)
         ]
-    return View({"session": session_id, "turns": rows}, [_table(f"session {session_id}: turns", rows)])
+    return View({"session": session_id, "turns": rows}, [table(f"session {session_id}: turns", rows)])
 
 
 def turn_view(db: Path, session_id: str, turn_id: int) -> View:
@@ -79,7 +79,8 @@ def turn_view(db: Path, session_id: str, turn_id: int) -> View:
     """
     with Reader(db) as reader:
         actors = {session.actor_id for session in _agents(reader, session_id)}
-        row = reader.turn(turn_id)
+        stored = reader.turn(turn_id)
+        row = stored.row if stored is not None else None
         if row is None or row.actor_id not in actors:
             raise TurnNotFound(turn_id)
         numbered = reader.edges(turn_id)
@@ -90,9 +91,9 @@ def turn_view(db: Path, session_id: str, turn_id: int) -> View:
     except _DAMAGED:
         steps = []  # the edges say which of them is damaged
     delivered = _deliverable(deliverable)
-    tables = [_table(f"turn {turn_id}, {row.state}: edges", edges), _table("steps, in the order of issue", steps)]
+    tables = [table(f"turn {turn_id}, {row.state}: edges", edges), table("steps, in the order of issue", steps)]
     if delivered is not None:
-        tables.append(_table("deliverable", [delivered]))
+        tables.append(table("deliverable", [delivered]))
     data = {
         "session": session_id,
         "turn": turn_id,
@@ -119,7 +120,7 @@ def _session(row: SessionRow) -> dict[str, Any]:
         "turns": row.turns,
         "live": row.live,
         "failed": row.failed,
-        "last_seen": _moment(row.last_at),
+        "last_seen": moment(row.last_at),
     }
 
 
@@ -135,7 +136,7 @@ def _edge(numbered: NumberedEdge) -> dict[str, Any]:
         "ordinal": edge.ordinal,
         "kind": edge.kind,
         "epoch": edge.epoch,
-        "at": _moment(edge.at),
+        "at": moment(edge.at),
         "detail": {name: value for name, value in shown.items() if value is not None},
     }
 
@@ -158,7 +159,7 @@ def _deliverable(found: Deliverable | None) -> dict[str, Any] | None:
         return None
     completed = found.outcome == TurnState.COMPLETED
     value = msgspec.msgpack.decode(found.body, type=Any if completed else Failure)
-    return {"outcome": found.outcome, "at": _moment(found.at), "value": _plain(value)}
+    return {"outcome": found.outcome, "at": moment(found.at), "value": _plain(value)}
 
 
 def _plain(value: Any) -> Any:
@@ -170,11 +171,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _moment(at: float | None) -> str | None:
+def moment(at: float | None) -> str | None:
+    """Return a wall time in UTC, to the millisecond."""
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return rows as a table, each cell on one line that cannot steer a terminal."""
     columns = list(rows[0]) if rows else []
     return rows_table(escape(printable(title)), columns, [[_cell(row[name]) for name in columns] for row in rows])
 
