@@ -14,10 +14,11 @@ test: .venv/dev.stamp ## every test
 	$(BIN)/python -m pytest
 
 explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
-	$(BIN)/turnkeeper simulate desk --for 15
-	$(BIN)/turnkeeper simulate programs --for 15
-	$(BIN)/turnkeeper simulate clients --for 10
-	$(BIN)/turnkeeper simulate handlers --for 10
+	$(BIN)/turnkeeper simulate desk --for 12
+	$(BIN)/turnkeeper simulate programs --for 12
+	$(BIN)/turnkeeper simulate clients --for 8
+	$(BIN)/turnkeeper simulate handlers --for 8
+	$(BIN)/turnkeeper simulate doubts --for 10
 	$(BIN)/turnkeeper simulate kernel --for 5
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
@@ -33,9 +34,10 @@ types: .venv/dev.stamp
 wheel: .venv/dev.stamp ## build, install into an empty environment, run
 	$(BIN)/python tests/wheel.py
 
-bench: .venv/dev.stamp ## each benchmark beside its floor, a few minutes
+bench: .venv/dev.stamp ## each benchmark beside its floor, and the crash ledger beside its peers, a few minutes
 	$(BIN)/python -m benchmarks.durable_turns
 	$(BIN)/python -m benchmarks.messages
+	$(BIN)/python -m benchmarks.crash_ledger
 
 clean:
 	rm -rf .venv dist

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from mutants.doubts import DOUBTS
 from mutants.mailboxes import MAILBOXES
 from mutants.mutant import Mutant
 from mutants.receipts import RECEIPTS
@@ -12,4 +13,4 @@ from mutants.writing import WRITING
 
 __all__ = ["MUTANTS"]
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS)
+MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS, *DOUBTS)

@@ -65,6 +65,7 @@ RECEIPTS: Final[tuple[Mutant, ...]] = (
         ),
         point="7: a redelivery is refused",
         tries=("tests/testing/test_scenarios.py",),
+        slow=True,
     ),
     Mutant(
         name="the tenant is left out of the address",

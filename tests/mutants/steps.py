@@ -10,16 +10,17 @@ from mutants.mutant import Mutant
 __all__ = ["STEPS"]
 
 _steps = partial(Mutant, where="actors.steps")
+_journal = partial(Mutant, where="actors.journal")
 _step = partial(Mutant, where="kernel.step")
 _run = partial(Mutant, where="actors.run")
 
 STEPS: Final[tuple[Mutant, ...]] = (
-    _steps(
+    _journal(
         name="an effect does not wait for its intent to be durable",
         edits=(
             (
-                "            await self._commit(\n                EdgeKind.STEP_INTENDED,",
-                "            self._record(\n                EdgeKind.STEP_INTENDED,",
+                "        await self._commit(\n            EdgeKind.STEP_INTENDED,",
+                "        self._record(\n            EdgeKind.STEP_INTENDED,",
             ),
         ),
         point="11: the disk held nothing of the charge",
@@ -28,8 +29,8 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="an idempotent step leaves no intent",
         edits=(
             (
-                "        if tool.effect is not Effect.PURE:\n            arguments =",
-                "        if tool.effect is Effect.EFFECTFUL:\n            arguments =",
+                "            if not pure:\n                await self._intend(",
+                "            if tool.effect is Effect.EFFECTFUL:\n                await self._intend(",
             ),
         ),
         point="11: the disk held nothing of the call",
@@ -38,11 +39,10 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="results are recorded in the first run only",
         edits=(
             (
-                "        self._record_result(tool, call, encoded, _unless_intended(tool, call))\n        self._node.counters.steps += 1",
+                "                self._journal.succeeded(tool, call, encoded, intended=not pure)\n",
                 (
-                    "        if self._turn.row.attempt == 1:\n"
-                    "            self._record_result(tool, call, encoded, _unless_intended(tool, call))\n"
-                    "        self._node.counters.steps += 1"
+                    "                if self._turn.row.attempt == 1:\n"
+                    "                    self._journal.succeeded(tool, call, encoded, intended=not pure)\n"
                 ),
             ),
         ),
@@ -52,17 +52,17 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="what a probe found is not recorded",
         edits=(
             (
-                "                self._record_result(tool, call, encoded, NOTHING)\n                return value",
+                "                self._journal.succeeded(tool, call, encoded, intended=True)\n                return value",
                 "                return value",
             ),
         ),
         point="11: results are not durable step by step",
     ),
-    _steps(
+    _journal(
         name="a result is remembered and not recorded",
         edits=(
             (
-                "        self._record(EdgeKind.STEP_SUCCEEDED, StepResult(call.issued, *call.name, msgspec.Raw(encoded), arguments))\n",
+                "        self._record(EdgeKind.STEP_SUCCEEDED, result)\n",
                 (
                     "        self._turn.steps[call.name] = StepRecord(\n"
                     "            issued=call.issued, name=call.name, status=StepStatus.SUCCEEDED, arguments=call.arguments, result=encoded\n"
@@ -90,8 +90,8 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="an effect that took too long is called again",
         edits=(
             (
-                '            if tool.effect is Effect.EFFECTFUL:\n                return await self._settle_doubt(tool, call, "a timeout", recorded=None)\n',
-                "            if tool.effect is Effect.EFFECTFUL:\n                return await self._run(tool, call)\n",
+                'return await self._settle_doubt(tool, call, "a timeout", recorded=None)',
+                "return await self._run(tool, call, None)",
             ),
         ),
     ),
@@ -102,9 +102,10 @@ STEPS: Final[tuple[Mutant, ...]] = (
                 "idempotency_key(self._node.store_id, self._turn.row.turn_id, name)",
                 'f"{idempotency_key(self._node.store_id, self._turn.row.turn_id, name)}/{self._turn.row.attempt}"',
             ),
+            ("            if known.idempotency_key:", "            if known.idempotency_key and not call.key:"),
         ),
     ),
-    _steps(
+    _journal(
         name="a step of an earlier run may write into the next one",
         edits=(
             (
@@ -138,19 +139,16 @@ STEPS: Final[tuple[Mutant, ...]] = (
     ),
     _step(
         name="a step that failed is answered with its failure for ever",
-        edits=(
-            (
-                "                for name in forgotten:\n                    steps.pop(name, None)",
-                "                pass",
-            ),
-        ),
+        edits=(("                for name in forgotten:\n", "                for name in ():\n"),),
+        slow=True,
     ),
-    _run(
+    _steps(
         name="an effectful step that failed is retried with its turn",
         edits=(
+            ("worth = not effectful if tool.retry is None", "worth = True if tool.retry is None"),
             (
-                "not any(cause.effect == Effect.EFFECTFUL or cause.type in _FINAL for cause in failed)",
-                "not any(cause.type in _FINAL for cause in failed)",
+                "        if tool.effect is Effect.EFFECTFUL and not isinstance(error, Expired):  # no retry of the turn calls it again\n            failure = msgspec.structs.replace(failure, recoverable=False)\n",
+                "",
             ),
         ),
     ),

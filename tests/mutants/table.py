@@ -70,7 +70,7 @@ def control(tries: tuple[str, ...], seeds: int) -> tuple[list[int], Row]:
     """Run what a mutant would be hunted with on the library as it is; return the runs that fail all the same."""
     found, seconds = _hunted(["--control", ",".join(tries)], seeds)
     row = Row(
-        name=f"no bug planted ({', '.join(tries) or 'all but kernel'})",
+        name=f"no bug planted ({', '.join(tries) or 'all but kernel and doubts'})",
         where="",
         point="",
         found=bool(found),

@@ -148,6 +148,8 @@ class Mischief:
         point = self.traffic.stale() if chance.random() < 0.1 else self.traffic.point()
         if self.said and chance.random() < 0.05:
             point = chance.choice(self.said)
+        if self.traffic.receipts and chance.random() < 0.005:
+            point = lifecycle.drop_duplicate(None, chance.choice([*self.traffic.receipts]), 2**40, 103.0)[1]
         self.said.append(point)
         if chance.random() < 0.4:
             point = chance.choice([self._shuffled, self._spliced, self._thinned, self._doubled, *[self._bent] * 4])(

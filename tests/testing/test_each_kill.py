@@ -61,6 +61,15 @@ def test_bursts_with_duplicates_killed_at_points_all_over_lose_nothing(tmp_path:
     assert report.processes > 2 * report.kills
 
 
+def test_a_doubt_and_its_fork_killed_at_every_third_point_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    """An operator answers, an effect is under way beside the doubt, and the turn is forked meanwhile."""
+    report = each_kill("turnkeeper.testing.scenarios.doubts:small", tmp_path, every=3)
+
+    assert report.violations == []
+    assert report.kills >= report.points // 3 - 2 > 5
+    assert report.effects > 4 * report.kills
+
+
 # ---------------------------------------------------------------- what is found
 
 

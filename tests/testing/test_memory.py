@@ -12,7 +12,6 @@ import pytest
 from mischief import KEYS, PAYLOAD, Mischief, Traffic
 
 from turnkeeper.actors.store.batch import ORDER
-from turnkeeper.actors.store.reader import Reader
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.kernel import lifecycle, records
 from turnkeeper.kernel.edge import EdgeKind
@@ -119,6 +118,8 @@ async def answers(store: Store, last: int) -> list[object]:
     for actor_id in range(1, 4):
         said += [await store.receipt(actor_id, key) for key in KEYS]
         said.append(await store.actor_id(Address("", f"session-{actor_id}", "billing")))
+    said.append(await store.happened(0, 1_000_000))
+    said += [await store.happened(since, 7) for since in range(0, 50, 5)]
     return said
 
 
@@ -161,11 +162,14 @@ async def test_whatever_is_submitted_memory_answers_as_sqlite_does(seed: int, pa
             mischief.traffic.believe(disk)
             assert stored(path) == held(disk), f"batch {number}: {points}"
         assert await answers(sqlite, mischief.traffic.turn_id) == await answers(memory, mischief.traffic.turn_id)
+        assert await sqlite.look(shown) == await memory.look(shown)
+        for ended_before, now, limit in ((102.0, 1e9, 9), (103.0, 199.0, 9), (103.0, 200.0, 3), (1e9, 1e9, 1_000)):
+            pruned = await sqlite.prune(ended_before, now, limit)
+            assert pruned == await memory.prune(ended_before, now, limit)
+            assert stored(path) == held(disk), f"{pruned} turns pruned"
     finally:
         await sqlite.close()
         await memory.close()
-    with Reader(path) as reader:
-        assert shown(reader) == shown(disk.rows())
     assert await sqlite.open() == await memory.open()
     await sqlite.close()
 

@@ -9,16 +9,27 @@ import pytest
 
 from turnkeeper import Effect, Settings, agent, step_context, tool
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.kernel.edge import EdgeKind, Requeued
+from turnkeeper.kernel.edge import (
+    Edge,
+    EdgeKind,
+    Failure,
+    Requeued,
+    StepDoubt,
+    StepFailure,
+    StepIntent,
+    StepResult,
+    Suspended,
+    encode_detail,
+)
 from turnkeeper.kernel.lease import Lease
-from turnkeeper.kernel.lifecycle import Arrival, accept, end, requeue
-from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.lifecycle import Arrival, Fork, accept, acquire, end, observe, requeue, suspend
+from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import ActorOpened, Deliverable, EdgeAppended, NodeStarted, Record, TurnInserted
 from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing import Disk, Fault, Faults, SimulatedWorld, Violated, run
-from turnkeeper.testing.memory.transaction import write
+from turnkeeper.testing.memory.transaction import prune, write
 from turnkeeper.testing.oracles import Oracles
 from turnkeeper.testing.runs import live_to_the_end
 
@@ -315,12 +326,12 @@ def call_without_an_intent(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatc
     async def hasty(self: Any, kind: Any, detail: Any) -> None:
         self._record(kind, detail)
 
-    monkeypatch.setattr("turnkeeper.actors.steps.Steps._commit", hasty)
+    monkeypatch.setattr("turnkeeper.actors.journal.Journal._commit", hasty)
 
 
 def forget_the_results(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decide as if nothing had been recorded, so that a rerun calls again what has its result."""
-    monkeypatch.setattr("turnkeeper.actors.steps.Steps._decided", lambda self, tool, call: self._run(tool, call))
+    monkeypatch.setattr("turnkeeper.actors.steps.Steps._decided", lambda self, tool, call: self._run(tool, call, None))
 
 
 def never_beat(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,3 +479,159 @@ def test_a_kill_lets_the_next_life_start_what_the_last_was_inside_of() -> None:
         scene.oracles.entered(Started)  # type: ignore[arg-type]
     scene.oracles.killed()
     scene.oracles.entered(Started)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- digests, tokens, retries, forks, pruning
+
+
+def unchain(scene: Scene) -> None:
+    scene.oracles.killed()
+    scene.alter_edge(1, digest=b"anything")
+
+
+def unseal(scene: Scene) -> None:
+    scene.write(end(scene.disk.turn_row(scene.disk.turns[1]), EdgeKind.TURN_COMPLETED, b"\xc0", 2.0).records)
+    scene.alter(digest=None)
+
+
+@pytest.mark.parametrize(("tampering", "what"), [(unchain, "edge 1 is not chained"), (unseal, "is not sealed")])
+def test_a_history_without_its_digests_is_found(tampering: Callable[[Scene], None], what: str) -> None:
+    """Each edge is chained to those before it, and the end is sealed; the untampered one is sound."""
+    scene = Scene()
+    scene.accept()
+    scene.touch()
+    tampering(scene)
+
+    with pytest.raises(Violated, match=what) as caught:
+        scene.touch()
+    assert caught.value.rule == "digests"
+
+
+STEP = StepName("pay", "#0")
+KEY = "disk/1/pay/#0"
+INTENT = StepIntent(0, *STEP, Effect.EFFECTFUL, msgspec.Raw(b"\x80"), KEY)
+RAISED = StepFailure(0, *STEP, Failure("E", "m"), retry_at=20.0)
+
+
+def observed(scene: Scene, row: TurnRow, *steps: tuple[EdgeKind, Any, float]) -> TurnRow:
+    """Write what happens to a turn's steps, each at its time, and let the oracles look."""
+    for kind, detail, at in steps:
+        change = observe(row, kind, detail, at)
+        scene.write(change.records)
+        row = change.row
+    scene.touch(row.turn_id)
+    return row
+
+
+def test_a_retry_before_its_time_is_found() -> None:
+    """By the intent of the next call; at its time it may be called."""
+    early, late = Scene(), Scene()
+    failed = [(EdgeKind.STEP_INTENDED, INTENT, 10.0), (EdgeKind.STEP_FAILED, RAISED, 11.0)]
+
+    observed(late, late.accept(), *failed, (EdgeKind.STEP_INTENDED, INTENT, 20.0))
+    with pytest.raises(Violated, match=r"pay\[#0\], 1.000 s early") as caught:
+        observed(early, early.accept(), *failed, (EdgeKind.STEP_INTENDED, INTENT, 19.0))
+    assert caught.value.rule == "a retry waits for its time"
+
+
+def test_a_retried_effect_is_called_once_for_each_intent() -> None:
+    """Raising, it said that nothing had happened."""
+    scene = Scene()
+    row = observed(scene, scene.accept(), (EdgeKind.STEP_INTENDED, INTENT, 10.0))
+    scene.oracles.calling(KEY)
+    observed(scene, row, (EdgeKind.STEP_FAILED, RAISED, 11.0), (EdgeKind.STEP_INTENDED, INTENT, 20.0))
+    scene.oracles.calling(KEY)
+
+    with pytest.raises(Violated, match=r"called for the 3. time, with 2 intents"):
+        scene.oracles.calling(KEY)
+
+
+def test_a_token_that_comes_twice_is_found() -> None:
+    """In another turn, or for another doubt of the same."""
+    scene = Scene()
+    for turn_id in (1, 2):
+        row = scene.accept(turn_id)
+        scene.write(suspend(row, Suspended("approval", 900.0, STEP, token="t"), 2.0).records)
+        if turn_id == 1:
+            scene.touch(turn_id)
+            row = scene.disk.turn_row(scene.disk.turns[turn_id])
+            scene.write(end(row, EdgeKind.TURN_FAILED, b"\x92\xa1E\xa1m", 3.0).records)
+            scene.touch(turn_id)
+
+    with pytest.raises(Violated, match="turn 2 stands on 't' again") as caught:
+        scene.touch(2)
+    assert caught.value.rule == "a token for each doubt"
+
+
+def forked(scene: Scene, *steps: tuple[EdgeKind, Any]) -> TurnRow:
+    """Accept turn 2 as a fork of turn 1, with these steps taken over."""
+    taken = [Edge(1, 0, kind, 0, 0.0, encode_detail(detail)) for kind, detail in steps]
+    arrival = Arrival(2, 1, "fork", PAYLOAD, payload_digest(PAYLOAD), 5.0, 1e12, Fork(1, 1, taken, []))
+    change = accept(arrival, None)
+    scene.write(change.records)
+    scene.look(change.records)
+    return change.row
+
+
+def test_what_a_fork_took_over_is_no_intent_of_its_own() -> None:
+    """It needs one before it calls the step, under its source's key; then it may."""
+    scene = Scene()
+    intended = (EdgeKind.STEP_INTENDED, INTENT)
+    observed(scene, scene.accept(), (*intended, 2.0))
+    scene.oracles.calling(KEY)
+    fork = forked(scene, intended, (EdgeKind.STEP_UNKNOWN, StepDoubt(0, *STEP, "why")))
+
+    with pytest.raises(Violated, match=r"2. time, with 1 intents"):
+        scene.oracles.calling(KEY)
+
+    scene.write(end(scene.disk.turn_row(scene.disk.turns[1]), EdgeKind.TURN_CANCELLED, b"\xc0", 6.0).records)
+    observed(scene, acquired(scene, fork), (*intended, 7.0), (*intended, 8.0))
+    scene.oracles.calling(KEY)
+
+
+def acquired(scene: Scene, row: TurnRow) -> TurnRow:
+    change = acquire(row, LEASE, 6.0)
+    scene.write(change.records)
+    return change.row
+
+
+def test_an_effect_that_has_its_result_in_the_source_may_not_be_called_by_a_fork() -> None:
+    """Whatever the fork itself has on record."""
+    scene = Scene()
+    intended = (EdgeKind.STEP_INTENDED, INTENT)
+    row = observed(scene, scene.accept(), (*intended, 2.0))
+    scene.oracles.calling(KEY)
+    fork = forked(scene, intended, (EdgeKind.STEP_UNKNOWN, StepDoubt(0, *STEP, "why")))
+    result = StepResult(0, *STEP, msgspec.Raw(b"\xc0"))
+    row = observed(scene, row, (EdgeKind.STEP_SUCCEEDED, result, 3.0))
+    scene.write(end(row, EdgeKind.TURN_COMPLETED, b"\xc0", 4.0).records)
+    observed(scene, acquired(scene, fork), (*intended, 7.0))
+
+    with pytest.raises(Violated, match="has its result"):
+        scene.oracles.calling(KEY)
+
+
+@pytest.mark.parametrize(
+    ("now", "state", "rule"),
+    [
+        (10.0, "completed", "a key that answers is never pruned"),
+        (2e12, "running", "what is live is never pruned"),
+        (2e12, "completed", ""),
+    ],
+)
+def test_what_may_not_be_pruned_is_found(now: float, state: str, rule: str) -> None:
+    """A live turn, and one whose key still answers by the clock of the world; each once."""
+    scene = Scene()
+    scene.write(end(scene.accept(), EdgeKind.TURN_COMPLETED, b"\xc0", 2.0).records)
+    scene.accept(2)
+
+    assert prune(scene.disk, 1e13, 1e13, 10) == 1
+    scene.disk.pruned[1] = msgspec.structs.replace(
+        scene.disk.pruned[1], turn=msgspec.structs.replace(scene.disk.pruned[1].turn, state=state)
+    )
+    if rule:
+        with pytest.raises(Violated) as caught:
+            scene.oracles.pruned(now)
+        assert caught.value.rule == rule
+    else:
+        scene.oracles.pruned(now)

@@ -9,7 +9,7 @@ import pytest
 HEAD = """
 import asyncio
 import pytest
-from turnkeeper import agent
+from turnkeeper import Retry, agent
 from turnkeeper.testing import Faults, Load, assert_no_violations
 
 @agent("echo")
@@ -123,7 +123,7 @@ def test_every_ending_of_a_scripted_agent(tmp_path: Path) -> None:
     """ok, fail, hang, crash, slow: in the order of the turns, in virtual time."""
     body = """
 async def test_script(runtime, scripted_agent, virtual_clock):
-    script = scripted_agent("script", ["ok", "fail", "hang", "crash", "slow"], turn_s=100, retries_max=1)
+    script = scripted_agent("script", ["ok", "fail", "hang", "crash", "slow"], turn_s=100, retry=Retry(retries_max=1))
     async with runtime([script]) as running:
         ended = [await running.ask("s", "script", n, key=f"k{n}") for n in range(5)]
         assert [end.outcome for end in ended] == ["completed", "failed", "failed", "completed", "completed"]

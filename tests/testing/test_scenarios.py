@@ -1,20 +1,19 @@
 """The scenarios: clean under fixed seeds, with and without faults; and they do look at their totals."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from importlib import import_module
 from typing import Any
 
 import pytest
+from looking import said_under_two_hash_seeds
 
-from turnkeeper import agent
+from turnkeeper import DidNotHappen, agent
 from turnkeeper.actors.volatile import ActorRef
 from turnkeeper.kernel.errors import StaleEpoch, StorageFailed
 from turnkeeper.testing import Fault, Faults, Load, SimulatedWorld, Violated, World, each_crash, explore, run
+from turnkeeper.testing.memory import MemoryStore
 from turnkeeper.testing.runs import live_to_the_end
-from turnkeeper.testing.scenarios import BUILT_IN, desk, kernel, programs
+from turnkeeper.testing.scenarios import BUILT_IN, desk, doubtful, doubts, kernel, programs
 
 KINDS = {
     "no faults": None,
@@ -37,7 +36,8 @@ def test_every_scenario_has_a_life(name: str) -> None:
 def test_a_few_seeds_of_each_scenario_break_nothing(name: str, faults: Faults | None) -> None:
     """Under each boldness of schedules."""
     life = import_module(f"turnkeeper.testing.scenarios.{name}").life
-    outcomes = explore(life, range(100, 106), faults=faults, load=BUSY)
+    seeds = 3 if name in {"clients", "doubts"} else 6  # one of theirs takes as long as many others
+    outcomes = explore(life, range(100, 100 + seeds), faults=faults, load=BUSY)
 
     assert all(outcome.live == 0 for outcome in outcomes)
     assert len({outcome.steps for outcome in outcomes}) > 1
@@ -59,17 +59,7 @@ from turnkeeper.testing import Fault, Faults, Load, run
 from turnkeeper.testing.scenarios.desk import life
 print(run(life, seed=5, faults=Faults(crash_rate=0.01), load=Load(hours=0.002, hang_rate=0.1, duplicate_rate=0.2)))
 """
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    said = said_under_two_hash_seeds(program)
 
     assert len(said) == 1
     assert "digest=" in said.pop()
@@ -80,6 +70,15 @@ def test_each_crash_of_a_program_breaks_nothing() -> None:
     outcomes = each_crash(programs.life, seed=23)
 
     assert outcomes[-1].lives == 1
+    assert all(outcome.live == 0 for outcome in outcomes)
+
+
+def test_each_crash_of_a_doubt_and_its_fork_breaks_nothing() -> None:
+    """Every point of a turn that stands on a doubt, beside an effect under way, and of its fork."""
+    outcomes = each_crash(doubts.small)
+
+    assert outcomes[-1].lives == 1
+    assert len(outcomes) > 50
     assert all(outcome.live == 0 for outcome in outcomes)
 
 
@@ -206,6 +205,72 @@ def test_the_kernel_finds_a_reply_that_is_anothers(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(Violated, match="every ask has its own reply"):
         explore(kernel.life, range(5))
+
+
+def under(life: Any, seeds: range) -> None:
+    """Run a life under seeds, one after the other; a failing schedule stays as large as it is."""
+    for seed in seeds:
+        run(life, seed=seed)
+
+
+def test_doubts_find_an_answer_that_is_not_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another act's result."""
+    repeated = doubtful.Work._repeated
+
+    async def another(self: Any, effect: str, times: int) -> str:
+        await repeated(self, effect, times)
+        return "another"
+
+    monkeypatch.setattr(doubtful.Work, "_repeated", another)
+
+    with pytest.raises(Violated, match="the known answer:"):
+        under(doubts.life, range(10))
+
+
+def test_doubts_find_an_end_that_is_not_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never fails for good has failed."""
+
+    async def failing(self: Any, effect: str, times: int) -> str:
+        raise ArithmeticError(effect)
+
+    monkeypatch.setattr(doubtful.Work, "_act", failing)
+
+    with pytest.raises(Violated, match="the known end:"):
+        under(doubts.life, range(10))
+
+
+def test_doubts_find_an_untruthful_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says of everything that it did not happen: the effects that had, happen twice."""
+    monkeypatch.setattr(doubtful.Operator, "_finding", lambda self, doubt: DidNotHappen())
+
+    with pytest.raises(Violated, match="effects at most once"):
+        under(doubts.life, range(20))
+
+
+def test_a_reader_of_events_that_skips_or_repeats_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is on the disk, and by what it has read."""
+    happened = MemoryStore.happened
+
+    async def skipping(self: Any, since: int, limit: int) -> Any:
+        return (await happened(self, since, limit))[1:]
+
+    async def repeating(self: Any, since: int, limit: int) -> Any:
+        return await happened(self, since - 1, limit)
+
+    for wrong, rule in ((skipping, "no event is skipped"), (repeating, "effects at most once: event")):
+        monkeypatch.setattr(MemoryStore, "happened", wrong)
+        with pytest.raises(Violated, match=rule):
+            run(doubts.life, seed=1)
+
+
+def test_ends_are_known_by_the_script_and_by_who_gave_up() -> None:
+    """Completed, or StepFailed for what fails for good, or EffectInDoubt once somebody gave up."""
+    fine, failing = [[doubtful.Act("a", "act")]], [[doubtful.Act("a", "act"), doubtful.Act("b", "raises")]]
+
+    assert doubtful.ends(fine, given_up=False) == {"completed"}
+    assert doubtful.ends(failing, given_up=False) == {"StepFailed"}
+    assert doubtful.ends(fine, given_up=True) == {"EffectInDoubt"}
+    assert doubtful.ends(failing, given_up=True) == {"StepFailed", "EffectInDoubt"}
 
 
 def test_a_scenario_takes_any_world() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from turnkeeper import Settings
+from turnkeeper import Retry, Settings
 from turnkeeper.testing import Faults, Outcome, ScriptedFailure, World, each_crash, run, scripted_agent
 
 SETTINGS = Settings(retry_base_s=0.1, shutdown_s=1.0, recoveries_max=1_000)
@@ -54,7 +54,7 @@ def test_a_turn_ends_as_its_script_says(ending: str, said: str, lives: int) -> N
         ("slow", {"slow_s": 500.0}, 500, 501),
         ("hang", {"turn_s": 30.0}, 30, 35),
         ("hang", {}, 900, 905),
-        ("fail", {"retries_max": 0}, 0, 1),
+        ("fail", {"retry": Retry(retries_max=0)}, 0, 1),
     ],
 )
 def test_an_ending_takes_its_virtual_time(ending: str, options: dict[str, Any], least_s: float, most_s: float) -> None:
@@ -69,7 +69,7 @@ def test_a_turn_that_fails_does_so_in_every_attempt() -> None:
     attempts: list[int] = []
 
     async def life(world: World) -> None:
-        actor = scripted_agent(world, "actor", ["fail", "ok"], retries_max=2)
+        actor = scripted_agent(world, "actor", ["fail", "ok"], retry=Retry(retries_max=2))
         handler = actor.handler
 
         async def counted(turn: Any) -> Any:
@@ -140,7 +140,7 @@ def test_each_crash_around_a_script_leaves_it_as_it_is() -> None:
     """Side by side in many sessions: as many fail as the script has words for it."""
 
     async def life(world: World) -> None:
-        actor = scripted_agent(world, "actor", ["ok", "fail", "slow", "ok"], retries_max=1)
+        actor = scripted_agent(world, "actor", ["ok", "fail", "slow", "ok"], retry=Retry(retries_max=1))
         async with world.runtime([actor], settings=SETTINGS) as runtime:
             asked = [runtime.ask(f"s{number}", "actor", number, key="k") for number in range(4)]
             results = await asyncio.gather(*asked)

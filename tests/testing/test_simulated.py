@@ -11,8 +11,10 @@ import pytest
 from turnkeeper import Effect, Settings, agent, tool
 from turnkeeper.actors.receipt import Result
 from turnkeeper.actors.run import Run
+from turnkeeper.kernel.edge import chained, sealed
 from turnkeeper.kernel.errors import ShuttingDown, StorageFailed
 from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.rows import NumberedEdge
 from turnkeeper.testing import (
     Deadlocked,
     Fault,
@@ -478,6 +480,7 @@ def test_a_deliverable_is_remembered_across_lives() -> None:
         await told(world)
         if world.life == 1:
             world.disk.deliverables[1] = msgspec.structs.replace(world.disk.deliverables[1], body=b"\x02")
+            seal(world)
             world.kill()
 
     violation = found(life)
@@ -498,11 +501,23 @@ def test_a_key_that_comes_again_after_its_time_to_live_is_no_violation() -> None
     assert run(life).turns == 2
 
 
+def seal(world: SimulatedWorld) -> None:
+    """Make the digests of turn 1 anew, so that they do not give away what was done to it."""
+    disk, before = world.disk, b""
+    for ordinal, (number, edge) in sorted(disk.edges[1].items()):
+        before = chained(before, 1, edge.kind, edge.at, edge.detail)
+        disk.edges[1][ordinal] = NumberedEdge(number, msgspec.structs.replace(edge, digest=before))
+    ended = disk.deliverables[1]
+    digest = sealed(before, ended.outcome, ended.body, ended.at)
+    disk.turns[1] = msgspec.structs.replace(disk.turns[1], digest=digest)
+
+
 def lose_the_receipt(world: SimulatedWorld) -> None:
     world.disk.receipts[1] = msgspec.structs.replace(world.disk.receipts[1], key="another")
     inbound = world.disk.edges[1][0].edge
     detail = inbound.detail.replace(b"\xa1k", b"\xa7another")
     world.disk.edges[1][0] = world.disk.edges[1][0]._replace(edge=msgspec.structs.replace(inbound, detail=detail))
+    seal(world)
 
 
 def lose_everything(world: SimulatedWorld) -> None:
@@ -516,6 +531,7 @@ def move_to_another_actor(world: SimulatedWorld) -> None:
 
 def change_the_deliverable(world: SimulatedWorld) -> None:
     world.disk.deliverables[1] = msgspec.structs.replace(world.disk.deliverables[1], body=b"\x02")
+    seal(world)
 
 
 def lose_the_turns_receipt(world: SimulatedWorld) -> None:
@@ -575,6 +591,7 @@ def test_the_check_for_the_end_of_a_test_asks_the_world() -> None:
         with pytest.raises(Violated):
             assert_no_violations(runtime)
         world.disk.deliverables[1] = msgspec.structs.replace(world.disk.deliverables[1], body=b"\x01")
+        seal(world)
         seen.append("asked")
 
     run(life)

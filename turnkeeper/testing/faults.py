@@ -43,7 +43,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
         crash_point: the one name that counts for `crash_at`, `effect.after` say; empty for every point.
         crash_rate: how likely the process is killed at any one crash point.
         fault_rate: how likely a commit has a fault other than a crash.
-        crashes_max: kills by chance in one run; then it is left in peace, so that it ends.
+        crashes_max: kills in one run after which chance leaves it in peace, so that it ends.
         latency_s: the longest that reading or committing takes, in virtual seconds; most take less.
         delay_s: how long a delayed commit takes.
         full_commits: how many commits in a row find the disk full.

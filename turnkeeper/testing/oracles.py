@@ -3,16 +3,31 @@
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import NoReturn
 
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.session import SessionAgent
 from turnkeeper.actors.turn import Turn
-from turnkeeper.kernel.edge import EdgeKind, StepIntent, StepResult, decode_detail
+from turnkeeper.kernel.edge import (
+    TRANSITION_KINDS,
+    Detail,
+    Edge,
+    EdgeKind,
+    Resumed,
+    StepFailure,
+    StepIntent,
+    StepResult,
+    Suspended,
+    chained,
+    decode_detail,
+    sealed,
+)
 from turnkeeper.kernel.errors import IllegalTransition
-from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.records import EdgeAppended, EdgeAppendedLate, Record
+from turnkeeper.kernel.step import Effect
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
 from turnkeeper.testing.memory import Disk
 from turnkeeper.testing.violated import Violated
@@ -31,18 +46,33 @@ class Oracles:
         Violated: a promise of the contract was broken; names which, and where.
     """
 
-    __slots__ = ("_called", "_disk", "_folds", "_inside", "_live", "_rings", "_started", "_touched")
+    __slots__ = (
+        "_called",
+        "_disk",
+        "_folds",
+        "_inside",
+        "_live",
+        "_pruned",
+        "_retrying",
+        "_rings",
+        "_tokens",
+        "_touched",
+        "_users",
+    )
 
     def __init__(self, disk: Disk) -> None:
         """Watch what happens on a disk."""
         self._disk = disk
         self._folds: dict[int, TurnRow] = {}
         self._inside: dict[Address, int] = {}
-        self._started: dict[Address, int] = {}
         self._called: Counter[str] = Counter()
         self._touched: set[int] = set()
         self._live: defaultdict[int, set[int]] = defaultdict(set)
         self._rings: list[tuple[float, int]] = []
+        self._users: defaultdict[str, set[int]] = defaultdict(set)
+        self._tokens: dict[str, tuple[int, int]] = {}
+        self._retrying: dict[int, dict[StepName, float]] = {}
+        self._pruned = 0
 
     def booted(self) -> None:
         """Look at every actor that has live turns: a new boot owes them to go on."""
@@ -86,6 +116,7 @@ class Oracles:
         if row.state is TurnState.RUNNING and disk.running.get(turn.actor_id) != turn_id:
             raise Violated("one running turn", f"{where} runs beside turn {disk.running.get(turn.actor_id)}")
         if row.state in TERMINAL:
+            self._check_seal(turn_id, turn.digest)
             self._folds.pop(turn_id, None)
             self._live[turn.actor_id].discard(turn_id)
         else:
@@ -99,19 +130,55 @@ class Oracles:
         for ordinal in range(folded.edges if folded is not None else 0, len(edges)):
             if ordinal not in edges:
                 raise Violated("edges without a gap", f"{where} has no edge {ordinal} of {len(edges)}")
-            edge = edges[ordinal].edge
+            edge, before = edges[ordinal].edge, folded.digest if folded is not None else b""
             try:
-                kind = EdgeKind(edge.kind)
-                folded = begin(turn_id, actor_id) if folded is None else evolve(folded, kind, decode_detail(edge))
+                kind, detail = EdgeKind(edge.kind), decode_detail(edge)
+                if folded is None:
+                    folded, self._retrying[turn_id] = begin(turn_id, actor_id, edge.digest), {}
+                else:
+                    folded = evolve(folded, kind, detail, edge.digest)
             except (IllegalTransition, ValueError) as error:
                 raise Violated("legal transitions", f"{where}: {error}") from error
             if edge.epoch != folded.epoch:
                 raise Violated(
                     "epochs only rise", f"{where}: edge {ordinal} is of epoch {edge.epoch}, at {folded.epoch}"
                 )
+            if edge.digest != chained(before, turn_id, edge.kind, edge.at, edge.detail):
+                raise Violated("digests", f"{where}: edge {ordinal} is not chained to those before it")
+            self._note(edge, detail)
         if folded is None:
             raise Violated("fold of edges = row", f"{where} has a row and no edges")
         return folded
+
+    def _check_seal(self, turn_id: int, seal: bytes | None) -> None:
+        """Check that an ended turn is sealed: over its history up to its end, and over its deliverable."""
+        edges, ended = self._disk.edges[turn_id], self._disk.deliverables[turn_id]
+        last = max(ordinal for ordinal, (_, edge) in edges.items() if edge.kind in TRANSITION_KINDS)
+        if seal != sealed(edges[last].edge.digest, ended.outcome, ended.body, ended.at):
+            raise Violated("digests", f"turn {turn_id} has ended, and is not sealed")
+
+    def _note(self, edge: Edge, detail: Detail | None) -> None:
+        """Note who uses a key, and check that tokens are new and retries in their time."""
+        retrying = self._retrying[edge.turn_id]
+        match detail:
+            case Suspended() as wait:
+                where = (edge.turn_id, edge.ordinal)
+                if wait.step is not None and self._tokens.setdefault(wait.token, where) != where:
+                    raise Violated("a token for each doubt", f"turn {edge.turn_id} stands on {wait.token!r} again")
+            case StepIntent() | StepResult() | StepFailure() as said:
+                name = StepName(said.name, said.call_key)
+                retry_at = retrying.pop(name, None)
+                if retry_at is not None and edge.at < retry_at - _MOVED_S:
+                    early_s = retry_at - edge.at
+                    raise Violated("a retry waits for its time", f"turn {edge.turn_id}: {name}, {early_s:.3f} s early")
+                if isinstance(said, StepIntent):
+                    self._users[said.idempotency_key].add(edge.turn_id)
+                elif isinstance(said, StepFailure) and said.retry_at is not None:
+                    retrying[name] = said.retry_at
+            case Resumed(step=StepName() as name):
+                retrying.pop(name, None)
+            case _:
+                pass
 
     # ------------------------------------------------------------ at each start of a handler
 
@@ -126,12 +193,9 @@ class Oracles:
             raise Violated("a turn runs at its address", f"{where} of {owner} started at {address}")
         if address in self._inside:
             raise Violated("one running turn", f"{where} started inside turn {self._inside[address]} of {address}")
-        if self._started.get(address, 0) > turn.turn_id and turn.attempt == 1:
-            raise Violated("order of acceptance", f"{where} started after turn {self._started[address]} of {address}")
         if earlier := [live for live in self._live[stored.actor_id] if live < turn.turn_id]:
             raise Violated("order of acceptance", f"{where} started before turns {sorted(earlier)} of {address} ended")
         self._inside[address] = turn.turn_id
-        self._started[address] = max(turn.turn_id, self._started.get(address, 0))
 
     def left(self, turn: Turn) -> None:
         """Note that a handler is over."""
@@ -140,30 +204,57 @@ class Oracles:
     # ------------------------------------------------------------ at each effect
 
     def calling(self, key: str) -> None:
-        """Check that an effect about to be called has an intent of its own on disk, and no result."""
+        """Check that an effect about to be called has an intent of its own on disk, and no result.
+
+        The key names the turn that the step was first called in. A fork calls it under the same one: what it took over
+        is no intent of its own, and an effect that has its result in any of them is called in none.
+        """
         self._called[key] += 1
-        edges = self._disk.edges.get(int(key.split("/")[1]), {})
         intents, ended = 0, False
-        keys: dict[tuple[str, str], str] = {}
-        for ordinal in sorted(edges):
-            match decode_detail(edges[ordinal].edge):
-                case StepIntent() as intent:
-                    first = keys.setdefault((intent.name, intent.call_key), intent.idempotency_key)
-                    if first != intent.idempotency_key:
-                        raise Violated("one idempotency key a step", f"{first} became {intent.idempotency_key}")
-                    if first == key:
-                        intents, ended = intents + 1, False
-                case StepResult() as result if keys.get((result.name, result.call_key)) == key:
-                    ended = True
-                case _:
-                    pass
+        for turn_id in sorted({int(key.split("/")[1]), *self._users[key]}):
+            own, over = self._intents(turn_id, key)
+            intents, ended = intents + own, ended or over
         if intents < self._called[key]:
             said = f"{key} is called for the {self._called[key]}. time, with {intents} intents on disk"
             raise Violated("intent before effect", said)
         if ended:
             raise Violated("effects at most once", f"{key} is called again, and has its result")
 
+    def _intents(self, turn_id: int, key: str) -> tuple[int, bool]:
+        """Return how often a turn has itself intended the step with this key, and whether it may be called no more."""
+        gone = self._disk.pruned.get(turn_id)
+        edges = self._disk.edges.get(turn_id, {}) if gone is None else gone.edges
+        keys: dict[StepName, str] = {}
+        effects: set[str] = set()
+        intents, ended = 0, False
+        for ordinal in sorted(edges):
+            edge = edges[ordinal].edge
+            match decode_detail(edge):
+                case StepIntent() as intent:
+                    first = keys.setdefault(StepName(intent.name, intent.call_key), intent.idempotency_key)
+                    if first != intent.idempotency_key:
+                        raise Violated("one idempotency key a step", f"{first} became {intent.idempotency_key}")
+                    intents += first == key and edge.epoch > 0
+                    effects.update([first] if intent.effect == Effect.EFFECTFUL else [])
+                case StepResult() as result if keys.get(StepName(result.name, result.call_key)) == key:
+                    ended = key in effects
+                case Resumed(step=StepName() as name, happened=True) if keys.get(name) == key:
+                    ended = True
+                case _:
+                    pass
+        return intents, ended
+
     # ------------------------------------------------------------ whenever time is about to pass
+
+    def pruned(self, now: float) -> None:
+        """Check what was pruned since time last passed: turns that were over, whose keys answered nothing any more."""
+        for turn_id, gone in islice(self._disk.pruned.items(), self._pruned, None):
+            if gone.turn.state not in TERMINAL:
+                raise Violated("what is live is never pruned", f"turn {turn_id} was {gone.turn.state}")
+            if gone.receipt.expires_at > now:
+                left_s = gone.receipt.expires_at - now
+                raise Violated("a key that answers is never pruned", f"turn {turn_id}, {left_s:.3f} s too early")
+        self._pruned = len(self._disk.pruned)
 
     def writer_writes(self, node: Node, *, busy: bool) -> None:
         """Check that nothing waits for a writer that is not writing."""
@@ -184,6 +275,7 @@ class Oracles:
         Looked at are the actors that a commit has touched since nothing was under way for them, and those whose
         timer has rung; `writing` are the turns in the commit that is being written.
         """
+        self.pruned(node.clock.time())
         now_s = node.loop.time()
         while self._rings and self._rings[0][0] < now_s:
             self._touched.add(heapq.heappop(self._rings)[1])

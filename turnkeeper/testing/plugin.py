@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.runs import Outcome, each_crash, live_to_the_end, shrink
 from turnkeeper.testing.schedule import Schedule

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.audit import audit
 from turnkeeper.actors.store.reader import Reader

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final, Literal
 
-from turnkeeper.actors.definitions import Agent, agent
+from turnkeeper.actors.agent import Agent, agent
 from turnkeeper.actors.turn import Turn
 from turnkeeper.testing.world import World
 
@@ -33,7 +33,7 @@ def scripted_agent(
         endings: `ok` returns the turn's input; `fail` raises, in every attempt; `hang` never ends by itself; `crash`
             kills the process in the turn's first run, and is ok in the next life; `slow` is ok after `slow_s`.
         slow_s: how long slow is, s of virtual time.
-        **options: `retries_max` and `turn_s`, as `agent` takes them.
+        **options: `retry` and `turn_s`, as `agent` takes them.
 
     Raises:
         ValueError: a word is none of these, or there is none.

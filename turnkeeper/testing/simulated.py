@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.turn import Turn
 from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
@@ -122,7 +122,6 @@ class SimulatedWorld(World):
         self.before_time_passes: Callable[[], None] | None = None
         self._loop: SeededLoop | None = None
         self._alive = False
-        self._kills = 0
         self._past_s = 0.0
 
     def digest(self, steps: int) -> str:
@@ -170,7 +169,7 @@ class SimulatedWorld(World):
             return
         self._latest[of] = receipt.turn_id
         known = self.disk.receipts.get(before)
-        if known is None or not known.retired:  # or its time to live was over
+        if before not in self.disk.pruned and (known is None or not known.retired):  # or its time to live was over
             said = f"{receipt.address} {receipt.key} was turn {before}, and is turn {receipt.turn_id} now"
             self.report(Violated("one receipt a key", said))
 
@@ -197,14 +196,15 @@ class SimulatedWorld(World):
         if point == "effect.before":
             with self._asked():
                 self._oracles.calling(subject)
-        if self._trouble.crashes(self.passed, point, self._kills):
-            where = f"crash point {self.passed.total()}, {point} {subject}".rstrip()
-            self.kills.append(f"life {self.life} was killed at {self.now_s:.3f} s, at {where}")
-            self.kill()
+        if self._trouble.crashes(self.passed, point, len(self.kills)):
+            self._die(f", at crash point {self.passed.total()}, {point} {subject}".rstrip())
 
     def kill(self) -> NoReturn:
         """Kill the process: nothing of it goes on after this step."""
-        self._kills += 1
+        self._die("")
+
+    def _die(self, where: str) -> NoReturn:
+        self.kills.append(f"life {self.life} was killed at {self.now_s:.3f} s{where}")
         for store in self._stores:
             store.die()
         if self._loop is not None:
@@ -328,7 +328,6 @@ class SimulatedWorld(World):
             raise violation from error
         if not self.faults.disk_fails or not all(isinstance(leaf, StorageFailed) for leaf in leaves):
             raise error
-        self._kills += 1
 
     def _end_life(self, loop: SeededLoop) -> None:
         self._past_s = loop.time() + self.faults.restart_s
@@ -357,10 +356,14 @@ class SimulatedWorld(World):
         for found in check_rows(self.disk.rows(), tally):
             raise Violated(found.rule, f"{found.where} {found.what}")
         for turn_id, (address, key) in self._receipts.items():
+            if turn_id in self.disk.pruned:
+                continue
             receipt = self.disk.receipts.get(turn_id)
             if receipt is None or receipt.key != key or self.disk.actors[receipt.actor_id] != address:
                 raise Violated("what was acknowledged is never lost", f"{address} {key}: turn {turn_id} is not stored")
         for turn_id, body in self._bodies.items():
+            if turn_id in self.disk.pruned:
+                continue
             stored = self.disk.deliverables.get(turn_id)
             if stored is None or stored.body != body:
                 raise Violated("what was delivered is never lost", f"the deliverable of turn {turn_id} is another now")

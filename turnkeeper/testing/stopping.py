@@ -2,18 +2,21 @@
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.ports import LiveTurn, Marks, Points, Store
+from turnkeeper.kernel.ports import Happening, LiveTurn, Marks, Points, Store
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["POINTS", "KillAt", "PointedStore"]
+
+T = TypeVar("T")
 
 POINTS: Final = ("commit.before", "commit.after", "effect.before", "effect.after")
 """The names of the crash points, in the order in which an effect's intent passes them."""
@@ -81,6 +84,21 @@ class PointedStore:
     async def edges(self, turn_id: int) -> list[Edge]:
         """See `Store.edges`."""
         return await self._store.edges(turn_id)
+
+    async def happened(self, since: int, limit: int) -> list[Happening]:
+        """Return committed edges after an offset."""
+        return await self._store.happened(since, limit)
+
+    async def look(self, question: Callable[[Rows], T]) -> T:
+        """Answer a question from one consistent view of the rows."""
+        return await self._store.look(question)
+
+    async def prune(self, ended_before: float, now: float, limit: int) -> int:
+        """Delete turns that are over; a crash point before and after, as around a commit."""
+        self._points.reached("commit.before", "prune")
+        pruned = await self._store.prune(ended_before, now, limit)
+        self._points.reached("commit.after", "prune")
+        return pruned
 
     async def deliverable(self, turn_id: int) -> Deliverable | None:
         """See `Store.deliverable`."""

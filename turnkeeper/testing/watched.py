@@ -1,14 +1,15 @@
 """A watched runtime: it tells its world what its clients are told, and lets the world look inside."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Self
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.session import SessionAgent
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.ports import Store
+from turnkeeper.kernel.ports import Chance, Store
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.world import World
 
@@ -31,11 +32,27 @@ class _WatchedReceipt(Receipt):
         return result
 
 
+class _Tokens:
+    """A world's chance whose tokens are all different: an answer to one doubt must not fit the next."""
+
+    __slots__ = ("_chance", "_given", "random")
+
+    def __init__(self, chance: Chance) -> None:
+        self._chance = chance
+        self._given = count(1)
+        self.random = chance.random
+
+    def token(self) -> str:
+        return f"{self._chance.token()}-{next(self._given)}"
+
+
 class WatchedRuntime(Runtime):
     """A runtime in a world that remembers what clients were told."""
 
     def __init__(self, world: World, store: Store, agents: Sequence[Agent], **options: Any) -> None:
         """Take the world, and what `Runtime` takes."""
+        if "chance" in options:
+            options["chance"] = _Tokens(options["chance"])
         super().__init__(store, agents, **options)
         self.world = world
 
@@ -68,6 +85,12 @@ class WatchedRuntime(Runtime):
     ) -> Receipt:
         """Accept an inbound; see `Runtime.tell`. The world remembers the receipt."""
         receipt = await super().tell(session_id, agent_id, payload, key=key, tenant=tenant)
+        self.world.acknowledged(receipt)
+        return _WatchedReceipt(self.world, receipt)
+
+    async def fork(self, turn_id: int, *, from_step: int, key: str | None = None) -> Receipt:
+        """Fork a turn; see `Runtime.fork`. The world remembers the receipt."""
+        receipt = await super().fork(turn_id, from_step=from_step, key=key)
         self.world.acknowledged(receipt)
         return _WatchedReceipt(self.world, receipt)
 

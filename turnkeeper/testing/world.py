@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.supervisors.runtime import Runtime

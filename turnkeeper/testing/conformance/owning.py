@@ -20,6 +20,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "turn": lambda store: store.turn(1),
     "edges": lambda store: store.edges(1),
     "deliverable": lambda store: store.deliverable(3),
+    "happened": lambda store: store.happened(0, 10),
+    "prune": lambda store: store.prune(1e12, 1e12, 10),
 }
 
 

@@ -99,6 +99,13 @@ GUILTY: dict[str, tuple[Sequence[Record], TurnkeeperError]] = {
     "a receipt retired that is not there": ([ReceiptRetired(99)], VersionConflict(99, 0)),
     "a duplicate of no receipt": (lifecycle.drop_duplicate(None, 99, 1, 102.0)[1], VersionConflict(99, 0)),
     "a duplicate of no turn": (lifecycle.drop_duplicate(None, 1, 99, 102.0)[1], TurnNotFound(99)),
+    "a late edge of a turn that has none to follow": (
+        [
+            TurnInserted(5, NEIGHBOUR, "queued", 0, 1, 1, None),
+            records.EdgeAppendedLate("duplicate_dropped", 0.0, b"", 5),
+        ],
+        TurnNotFound(5),
+    ),
 }
 """Points that a runtime can come to submit, and what it is told."""
 
@@ -148,10 +155,6 @@ FORBIDDEN: dict[str, Sequence[Record]] = {
     "a boot that starts twice": [NodeStarted(1, 4242, 100.0, 145.0)],
     "a beat of no boot": [records.NodeBeat(150.0, 99)],
     "an end of no boot": [records.NodeStopped(150.0, 99)],
-    "a late edge of a turn that has none": [
-        TurnInserted(5, NEIGHBOUR, "queued", 0, 1, 1, None),
-        records.EdgeAppendedLate("duplicate_dropped", 0.0, b"", 5),
-    ],
 }
 """Points that no runtime submits: each breaks one rule of the tables."""
 

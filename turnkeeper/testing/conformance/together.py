@@ -71,8 +71,11 @@ class Together:
         row, twin = await store.turn(100), await store.turn(101)
 
         assert row is not None
-        assert changed(row, turn_id=101) == twin
-        assert [changed(edge, turn_id=101, detail=b"") for edge in one] == [changed(edge, detail=b"") for edge in other]
+        assert twin is not None
+        assert changed(row, turn_id=101, digest=b"") == changed(twin, digest=b"")
+        assert [changed(edge, turn_id=101, detail=b"", digest=b"") for edge in one] == [
+            changed(edge, detail=b"", digest=b"") for edge in other
+        ]
 
     async def test_several_guilty_points_fail_each_for_its_own_reason(self, store: Store) -> None:
         """Points are told apart by their place in the batch."""

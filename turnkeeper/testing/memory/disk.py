@@ -6,11 +6,12 @@ from hashlib import blake2b
 import msgspec
 
 from turnkeeper.kernel.names import Address
+from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import NumberedEdge, OpeningReceipt, Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.rows import NumberedEdge, Rows, SessionRow, StoredTurn
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
-__all__ = ["Disk", "Node", "Receipt", "Turn"]
+__all__ = ["Disk", "Node", "Pruned", "Receipt", "Turn"]
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +36,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     boot_id: int | None
     due_at: float | None = None
     deliverable_id: int | None = None
+    digest: bytes | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -52,11 +54,20 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     retired: bool = False
 
 
+class Pruned(msgspec.Struct, frozen=True, gc=False):
+    """What was deleted of a turn that was over, kept for whoever asks whether it might be."""
+
+    turn: Turn
+    receipt: Receipt
+    delivered: Deliverable
+    edges: dict[int, NumberedEdge]
+
+
 class Disk:
     """What survives the process: the tables, by their ids. A store is one process's handle on it.
 
     `owner` is the store that has it open. `addresses`, `keys` and `running` are the unique indexes,
-    `counts` the numbers given out.
+    `counts` the numbers given out. `pruned` is no table: it is what was deleted.
     """
 
     __slots__ = (
@@ -68,6 +79,7 @@ class Disk:
         "keys",
         "nodes",
         "owner",
+        "pruned",
         "receipts",
         "running",
         "store_id",
@@ -88,6 +100,7 @@ class Disk:
         self.addresses: dict[Address, int] = {}
         self.keys: dict[tuple[int, str], int] = {}
         self.running: dict[int, int] = {}
+        self.pruned: dict[int, Pruned] = {}
 
     def rows(self) -> Rows:
         """Return a view of the rows, good until the next commit; for `kernel.history.check_rows`."""
@@ -108,6 +121,8 @@ class Disk:
 
     def turn_row(self, turn: Turn) -> TurnRow:
         """Return a turn as its readers see it."""
+        edges = self.edges[turn.turn_id]
+        last = max(edges, default=-1)
         return TurnRow(
             turn.turn_id,
             turn.actor_id,
@@ -115,9 +130,26 @@ class Disk:
             turn.epoch,
             turn.version,
             turn.attempt,
-            max(self.edges[turn.turn_id], default=-1) + 1,
+            last + 1,
             turn.boot_id,
             turn.due_at,
+            edges[last].edge.digest if edges else b"",
+        )
+
+    def receipt_row(self, receipt: Receipt, state: TurnState | None = None) -> ReceiptRow:
+        """Return a receipt as its readers see it; its state is its turn's, whatever turn it is read with."""
+        return ReceiptRow(
+            receipt.receipt_id,
+            receipt.actor_id,
+            receipt.key,
+            receipt.turn_id,
+            receipt.digest,
+            STATE_OF[state or TurnState(self.turns[receipt.turn_id].state)],
+            receipt.duplicate_count,
+            receipt.first_seen,
+            receipt.last_seen,
+            receipt.expires_at,
+            receipt.retired,
         )
 
 
@@ -146,17 +178,41 @@ class _DiskRows:
                 seen.get(actor_id),
             )
 
+    def histories(self) -> Iterator[tuple[SessionRow, list[StoredTurn]]]:
+        for session in self.sessions():
+            yield session, self.turns(session.actor_id)
+
     def turns(self, actor_id: int) -> list[StoredTurn]:
-        found: list[StoredTurn] = []
-        for turn in self._turns.get(actor_id, ()):
-            receipt = self._disk.receipts.get(turn.turn_id)
-            row = self._disk.turn_row(turn)
-            if receipt is None:
-                found.append(StoredTurn(row, None, None))
-            else:
-                opening = OpeningReceipt(receipt.key, receipt.digest, receipt.duplicate_count)
-                found.append(StoredTurn(row, opening, receipt.first_seen))
-        return found
+        return [self._stored(turn) for turn in self._turns.get(actor_id, ())]
+
+    def turn(self, turn_id: int) -> StoredTurn | None:
+        turn = self._disk.turns.get(turn_id)
+        return None if turn is None else self._stored(turn)
+
+    def _stored(self, turn: Turn) -> StoredTurn:
+        receipt = self._disk.receipts.get(turn.turn_id)
+        row = self._disk.turn_row(turn)
+        opening = None if receipt is None else self._disk.receipt_row(receipt, row.state)
+        return StoredTurn(row, turn.digest, opening)
+
+    def address(self, actor_id: int) -> Address | None:
+        return self._disk.actors.get(actor_id)
+
+    def live(self) -> list[int]:
+        return [turn_id for turn_id, turn in sorted(self._disk.turns.items()) if turn.state not in TERMINAL]
+
+    def live_of(self, actor_id: int) -> list[int]:
+        return [turn.turn_id for turn in self._turns.get(actor_id, ()) if turn.state not in TERMINAL]
+
+    def suspended(self) -> list[int]:
+        return [turn_id for turn_id in self.live() if self._disk.turns[turn_id].state == TurnState.SUSPENDED]
+
+    def duplicated(self) -> list[int]:
+        return [receipt.turn_id for _, receipt in sorted(self._disk.receipts.items()) if receipt.duplicate_count]
+
+    def lease_until(self, boot_id: int) -> float | None:
+        node = self._disk.nodes.get(boot_id)
+        return None if node is None or node.stopped_at is not None else node.lease_until
 
     def edges(self, turn_id: int) -> list[NumberedEdge]:
         return [edge for _, edge in sorted(self._disk.edges.get(turn_id, {}).items())]

@@ -1,20 +1,24 @@
 """The store in memory: one process's handle on a disk."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from turnkeeper.kernel.edge import Edge, EdgeKind
 from turnkeeper.kernel.errors import StorageFailed, StoreInUse, TurnkeeperError
 from turnkeeper.kernel.names import Address
-from turnkeeper.kernel.ports import LiveTurn, Marks
-from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
+from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
+from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
-from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.turn import TERMINAL, TurnRow
 from turnkeeper.testing.memory.disk import Disk
-from turnkeeper.testing.memory.transaction import write
+from turnkeeper.testing.memory.transaction import prune, write
 
 __all__ = ["MemoryStore"]
+
+T = TypeVar("T")
 
 
 class MemoryStore:
@@ -87,7 +91,7 @@ class MemoryStore:
         live: list[LiveTurn] = []
         for turn_id, turn in sorted(disk.turns.items()):
             receipt = disk.receipts.get(turn_id)
-            if turn.state not in TERMINAL and receipt is not None:
+            if turn.state not in TERMINAL and receipt is not None and disk.edges[turn_id]:
                 address = disk.actors[turn.actor_id]
                 live.append(LiveTurn(disk.turn_row(turn), address, receipt.key, receipt.digest, receipt.expires_at))
         return live
@@ -103,19 +107,7 @@ class MemoryStore:
         receipt_id = self._disk.keys.get((actor_id, key))
         if receipt_id is None:
             return None
-        found = self._disk.receipts[receipt_id]
-        return ReceiptRow(
-            receipt_id,
-            actor_id,
-            key,
-            found.turn_id,
-            found.digest,
-            STATE_OF[TurnState(self._disk.turns[found.turn_id].state)],
-            found.duplicate_count,
-            found.first_seen,
-            found.last_seen,
-            found.expires_at,
-        )
+        return self._disk.receipt_row(self._disk.receipts[receipt_id])
 
     async def turn(self, turn_id: int) -> TurnRow | None:
         """Return a turn as stored."""
@@ -133,6 +125,31 @@ class MemoryStore:
         """Return a turn's deliverable once it has one."""
         await self._ready()
         return self._disk.deliverables.get(turn_id)
+
+    async def happened(self, since: int, limit: int) -> list[Happening]:
+        """Return committed edges after an offset, in the order in which they were committed."""
+        await self._ready()
+        disk = self._disk
+        numbered = sorted(edge for of_turn in disk.edges.values() for edge in of_turn.values() if edge.number > since)
+        found = [
+            Happening(
+                number, edge.turn_id, edge.ordinal, edge.kind, edge.at, disk.actors[disk.turns[edge.turn_id].actor_id]
+            )
+            for number, edge in numbered[:limit]
+        ]
+        await self._ready()  # on its way back: more may be committed meanwhile, and its reader must not miss it
+        return found
+
+    async def look(self, question: Callable[[Rows], T]) -> T:
+        """Answer a question from the rows as they are."""
+        await self._ready()
+        return question(self._disk.rows())
+
+    async def prune(self, ended_before: float, now: float, limit: int) -> int:
+        """Delete turns that are over, in one step; see `Store.prune`."""
+        if self._disk.owner is not self:
+            raise self._unusable()
+        return prune(self._disk, ended_before, now, limit)
 
     async def _ready(self) -> None:
         """Pause; refuse who does not own the disk before it, and who no longer owns it after it."""

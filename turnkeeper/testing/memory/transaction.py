@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from turnkeeper.kernel import records
-from turnkeeper.kernel.edge import Edge, EdgeKind
+from turnkeeper.kernel.edge import Edge, EdgeKind, chained
 from turnkeeper.kernel.errors import (
     DeliverableRecorded,
     KeyTaken,
@@ -24,9 +24,9 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Record
 from turnkeeper.kernel.rows import NumberedEdge
 from turnkeeper.kernel.turn import TERMINAL, TurnState
-from turnkeeper.testing.memory.disk import Disk, Node, Receipt, Turn
+from turnkeeper.testing.memory.disk import Disk, Node, Pruned, Receipt, Turn
 
-__all__ = ["write"]
+__all__ = ["prune", "write"]
 
 
 _INT_END: Final = 1 << 63
@@ -57,6 +57,7 @@ def _is_text(value: object) -> bool:
 _FITS: Final[Mapping[object, Callable[[object], bool]]] = MappingProxyType(
     {
         int: _is_int,
+        bytes | None: lambda value: value is None or _is_blob(value),
         int | None: lambda value: value is None or _is_int(value),
         float: _is_real,
         float | None: lambda value: value is None or _is_real(value),
@@ -203,6 +204,7 @@ class _Transaction:
             None,
             due_at,
             record.deliverable_id,
+            record.digest,
         )
         self._put(self._disk.turns, turn.turn_id, after)
 
@@ -220,6 +222,7 @@ class _Transaction:
             record.version,
             turn.attempt,
             record.boot_id,
+            digest=turn.digest,
         )
         self._put(self._disk.turns, turn.turn_id, after)
         self._put(self._disk.running, turn.actor_id, turn.turn_id)
@@ -241,20 +244,23 @@ class _Transaction:
         _require_times(record, record.at)
         if record.ordinal in self._disk.edges[record.turn_id]:
             raise VersionConflict(record.turn_id, record.ordinal)
-        self._append(record, record.ordinal, record.epoch)
+        self._append(record, record.ordinal, record.epoch, record.digest)
 
     def edge_appended_late(self, record: records.EdgeAppendedLate) -> None:
         turn = self._disk.turns.get(record.turn_id)
-        if turn is None:
+        edges = self._disk.edges[record.turn_id] if turn is not None else {}
+        if turn is None or not edges:  # nothing to follow
             raise TurnNotFound(record.turn_id)
         _require_times(record, record.at)
-        edges = self._disk.edges[record.turn_id]
-        _require(bool(edges), record, "the turn has no edge to follow")
-        self._append(record, max(edges) + 1, turn.epoch)
+        last = max(edges)
+        digest = chained(edges[last].edge.digest, record.turn_id, record.kind, record.at, record.detail)
+        self._append(record, last + 1, turn.epoch, digest)
 
-    def _append(self, record: records.EdgeAppended | records.EdgeAppendedLate, ordinal: int, epoch: int) -> None:
+    def _append(
+        self, record: records.EdgeAppended | records.EdgeAppendedLate, ordinal: int, epoch: int, digest: bytes
+    ) -> None:
         kind = cast("EdgeKind", record.kind)  # as written, known or not: whoever reads it finds out
-        edge = Edge(record.turn_id, ordinal, kind, epoch, record.at, record.detail)
+        edge = Edge(record.turn_id, ordinal, kind, epoch, record.at, record.detail, digest)
         number = self._disk.counts["edges"] + 1
         self._put(self._disk.counts, "edges", number)
         self._put(self._disk.edges[record.turn_id], ordinal, NumberedEdge(number, edge))
@@ -337,3 +343,22 @@ def _told(record: Record, error: TurnkeeperError) -> TurnkeeperError:
             return VersionConflict(receipt_id, 0)
         case _:
             return error
+
+
+def prune(disk: Disk, ended_before: float, now: float, limit: int) -> int:
+    """Delete turns that are over, with all that is theirs; see `Store.prune`."""
+    numbered = ((edge.number, turn_id) for turn_id, edges in disk.edges.items() for edge in edges.values())
+    kept = {max(disk.receipts, default=0), max(numbered, default=(0, 0))[1]}
+    over = [
+        turn_id
+        for turn_id, delivered in sorted(disk.deliverables.items())
+        if turn_id in disk.receipts and disk.receipts[turn_id].expires_at <= now
+        if delivered.at < ended_before and disk.turns[turn_id].state in TERMINAL and turn_id not in kept
+    ]
+    for turn_id in over[:limit]:
+        receipt = disk.receipts.pop(turn_id)
+        if not receipt.retired:
+            del disk.keys[receipt.actor_id, receipt.key]
+        turn, delivered = disk.turns.pop(turn_id), disk.deliverables.pop(turn_id)
+        disk.pruned[turn_id] = Pruned(turn, receipt, delivered, disk.edges.pop(turn_id))
+    return len(over[:limit])

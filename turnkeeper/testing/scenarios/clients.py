@@ -8,12 +8,13 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
-from turnkeeper.actors.definitions import agent
+from turnkeeper.actors.agent import agent
+from turnkeeper.actors.receipt import Result
 from turnkeeper.actors.turn import Turn
 from turnkeeper.kernel.errors import IdempotencyConflict, MailboxFull, ShuttingDown, StorageFailed
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.supervisors.runtime import Runtime
-from turnkeeper.testing.scenarios.patience import check_settled, patient_ask, patient_tell
+from turnkeeper.testing.scenarios.patience import check_settled, patiently
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.world import World
 
@@ -87,9 +88,8 @@ class _Clients:
 
     async def _equal_texts(self, runtime: Runtime, session: str) -> None:
         """Say the same under two keys, and twice without one: four messages."""
-        first, second = await asyncio.gather(
-            patient_tell(runtime, session, "echo", [0.01], "a"), patient_tell(runtime, session, "echo", [0.01], "b")
-        )
+        first = await patiently(lambda: runtime.tell(session, "echo", [0.01], key="a"))
+        second = await patiently(lambda: runtime.tell(session, "echo", [0.01], key="b"))
         turns = [first.turn_id, second.turn_id]
         for _ in range(2):
             try:
@@ -100,15 +100,15 @@ class _Clients:
 
     async def _taken_key(self, runtime: Runtime, session: str) -> None:
         """Say something else under a key that is taken, while its turn is live and after."""
-        first = await patient_tell(runtime, session, "echo", [0.5], "k")
+        first = await patiently(lambda: runtime.tell(session, "echo", [0.5], key="k"))
         for _ in range(2):
             try:
-                other = await patient_tell(runtime, session, "echo", [0.6], "k")
+                other = await patiently(lambda: runtime.tell(session, "echo", [0.6], key="k"))
                 self._expect("a key has one payload", holds=False, what=f"{session}: {other}")
             except IdempotencyConflict:
                 pass
-            await patient_ask(runtime, session, "echo", [0.5], "k")
-        answer = await patient_ask(runtime, session, "echo", [0.5], "k")
+            await patiently(lambda: runtime.ask(session, "echo", [0.5], key="k"))
+        answer = await patiently(lambda: runtime.ask(session, "echo", [0.5], key="k"))
         self._expect("one receipt a key", holds=answer.turn_id == first.turn_id, what=f"{session}: {answer}")
 
     async def _hung_up(self, runtime: Runtime, session: str) -> None:
@@ -121,12 +121,16 @@ class _Clients:
         if not telling.cancelled():
             telling.exception()
         await asyncio.sleep(30.0)
-        answer = await patient_ask(runtime, session, "echo", [0.01], "k")
+        answer = await patiently(lambda: runtime.ask(session, "echo", [0.01], key="k"))
         self._expect("the known answer", holds=answer.value == [0.01], what=f"{session}: {answer}")
 
     async def _crowd(self, runtime: Runtime, session: str) -> None:
         """Send more at once than the mailbox holds; who is refused comes again under his key."""
-        sent = [patient_ask(runtime, session, "echo", [0.3, 0.01 * number], f"k{number}") for number in range(7)]
+
+        def send(number: int) -> Coroutine[Any, Any, Result]:
+            return patiently(lambda: runtime.ask(session, "echo", [0.3, 0.01 * number], key=f"k{number}"))
+
+        sent = map(send, range(7))
         for number, answer in enumerate(await asyncio.gather(*sent)):
             holds = answer.value == [0.3, 0.01 * number]
             self._expect("the known answer", holds=holds, what=f"{session} {number}: {answer}")
@@ -136,7 +140,7 @@ class _Clients:
 
         async def once_more(number: int) -> int:
             await asyncio.sleep(0.003 * number)
-            answer = await patient_ask(runtime, session, "echo", [0.01, 0.01, 0.01], "k")
+            answer = await patiently(lambda: runtime.ask(session, "echo", [0.01, 0.01, 0.01], key="k"))
             return answer.turn_id
 
         turns = set(await asyncio.gather(*map(once_more, range(8))))
@@ -144,9 +148,9 @@ class _Clients:
 
     async def expired(self, runtime: Runtime, session: str) -> None:
         """Send a key again when its time to live is over: it is a new message."""
-        first = await patient_ask(runtime, session, "echo", [0.01], "k")
+        first = await patiently(lambda: runtime.ask(session, "echo", [0.01], key="k"))
         await asyncio.sleep(_SETTINGS.idempotency_s + 1)
-        second = await patient_tell(runtime, session, "echo", [0.01], "k")
+        second = await patiently(lambda: runtime.tell(session, "echo", [0.01], key="k"))
         holds = second.turn_id != first.turn_id and not second.duplicate
         self._expect("a key has its time", holds=holds, what=f"{session}: {second} after {first}")
         answer = await second.deliverable()

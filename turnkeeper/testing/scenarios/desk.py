@@ -11,14 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, Tool, agent, step_context, tool
+from turnkeeper.actors.agent import Agent, agent
 from turnkeeper.actors.receipt import Result
+from turnkeeper.actors.tool import DidNotHappen, Happened, Tool, step_context, tool
 from turnkeeper.actors.turn import Turn
-from turnkeeper.kernel.errors import MailboxFull, StorageFailed, ToolTimedOut, TurnUnsuccessful
+from turnkeeper.kernel.errors import ToolTimedOut, TurnUnsuccessful
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.step import Effect
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.arrivals import poisson
+from turnkeeper.testing.scenarios.patience import patiently
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.world import World
 
@@ -38,7 +40,6 @@ _REVIEW_ABOVE_CENTS: Final = 40_000
 _TOOL_S: Final = 20.0
 _MODEL_S: Final = 1.5
 _SLOW: Final = 8
-_AGAIN_S: Final = 0.5
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -200,16 +201,13 @@ class _Desk:
         """Ask until there is an answer; at times deliver twice at once, as networks do."""
         key = f"message {message.number}{stage}"
         again = Random(f"again {self._world.seed} {to} {key}").random() < self._world.load.duplicate_rate
-        while True:
-            sent = [runtime.ask(session, to, payload, key=key) for _ in range(2 if again else 1)]
-            try:
-                first, *others = await asyncio.gather(*sent)
-            except (StorageFailed, MailboxFull):
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            if any(other != first for other in others):
-                self._world.report(Violated("a duplicate has the same answer", f"{session} {to} {key}"))
-            return first
+        times = 2 if again else 1
+        first, *others = await patiently(
+            lambda: asyncio.gather(*(runtime.ask(session, to, payload, key=key) for _ in range(times)))
+        )
+        if any(other != first for other in others):
+            self._world.report(Violated("a duplicate has the same answer", f"{session} {to} {key}"))
+        return first
 
     def check(self, written: Sequence[Message]) -> None:
         """Check the known total: what was asked for has happened, once."""

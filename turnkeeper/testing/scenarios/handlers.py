@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, Final
 
-from turnkeeper.actors.definitions import Agent, DidNotHappen, Happened, agent, tool
+from turnkeeper.actors.agent import Agent, agent
+from turnkeeper.actors.tool import DidNotHappen, Happened, tool
 from turnkeeper.actors.turn import Turn
 from turnkeeper.kernel.edge import EdgeKind, Requeued, decode_detail
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.step import Effect
 from turnkeeper.supervisors.runtime import Runtime
-from turnkeeper.testing.scenarios.patience import check_settled, patient_ask
+from turnkeeper.testing.scenarios.patience import check_settled, patiently
 from turnkeeper.testing.simulated import SimulatedWorld
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.world import World
@@ -43,13 +44,13 @@ _ENDS: Final = {
     "leaves a task behind": ("completed",),
     "changes its steps": ("completed",),
     "has an effect that raises": ("StepFailed", "completed"),  # killed before it could raise, the probe finds it done
-    "stands on a doubt": ("DeadlineExceeded",),
+    "stands on a doubt": ("EffectInDoubt",),
 }
 """How the turn of each handler may end: completed, or the type of its failure."""
 
 
 async def _ask(world: World, runtime: Runtime, session: str, name: str) -> None:
-    result = await patient_ask(runtime, session, name, session, "k")
+    result = await patiently(lambda: runtime.ask(session, name, session, key="k"))
     ended = result.failure.type if result.failure is not None else result.outcome
     if ended not in _ENDS[name]:
         world.report(Violated("the known answer", f"{session}, whose handler {name}, ended with {ended}"))

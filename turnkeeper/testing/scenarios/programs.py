@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from turnkeeper.actors.definitions import DidNotHappen, Happened, agent, step_context, tool
+from turnkeeper.actors.agent import agent
+from turnkeeper.actors.tool import DidNotHappen, Happened, step_context, tool
 from turnkeeper.actors.turn import Turn
-from turnkeeper.kernel.errors import MailboxFull, StorageFailed
+from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.step import Effect, OnDoubt
 from turnkeeper.supervisors.runtime import Runtime
+from turnkeeper.testing.scenarios.patience import patiently
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.world import World
 
@@ -28,7 +30,6 @@ _AGENTS: Final = ("ann", "bob")
 _TENANTS: Final = ("", "acme")
 _ROOTS: Final = 6
 _DEPTH: Final = 3
-_AGAIN_S: Final = 0.5
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -55,7 +56,20 @@ class Act(msgspec.Struct, frozen=True):
     part: Part | None = None
 
 
-_KINDS: Final = ("effect", "effect", "guarded", "idempotent", "pure", "pair", "flaky", "tell", "ask", "wait")
+_KINDS: Final = (
+    "effect",
+    "effect",
+    "guarded",
+    "idempotent",
+    "pure",
+    "pair",
+    "several",
+    "flaky",
+    "retried",
+    "tell",
+    "ask",
+    "wait",
+)
 
 
 def program(seed: int) -> list[Part]:
@@ -140,6 +154,8 @@ class _Machine:
         self._guarded = tool(effect=Effect.EFFECTFUL, on_doubt=OnDoubt.RETRY, name="guarded")(add_once)
         self._idempotent = tool(effect=Effect.IDEMPOTENT, name="idempotent")(add_once)
         self._flaky = tool(effect=Effect.IDEMPOTENT, name="flaky")(self._fail_then_add)
+        patient = Retry(retries_max=2, base_s=0.01)
+        self._retried = tool(effect=Effect.EFFECTFUL, on_doubt=look, retry=patient, name="retried")(self._add_at_last)
         self._tell = tool(effect=Effect.IDEMPOTENT, name="tell")(self._told)
         self._ask = tool(effect=Effect.PURE, name="ask")(self._asked)
         return [agent(name)(self._run) for name in _AGENTS]
@@ -169,6 +185,14 @@ class _Machine:
                 await turn.call(self._guarded, unit)
             case "flaky":
                 await turn.call(self._flaky, unit)
+            case "retried":
+                await turn.call(self._retried, unit)
+            case "several":
+                await turn.gather(
+                    turn.step("beside", asyncio.sleep, 0.002),
+                    turn.call(self._effect.keyed(unit), unit),
+                    turn.step("beside", asyncio.sleep, 0.001),
+                )
             case "pair":
                 await asyncio.gather(
                     turn.call(self._effect.keyed(unit), unit), turn.step("beside", asyncio.sleep, 0.001)
@@ -192,33 +216,28 @@ class _Machine:
         if not self._world.happened(unit):
             self._world.happen(unit)
 
+    async def _add_at_last(self, unit: str) -> None:
+        if not self._world.happened(f"a first try of {unit}"):
+            self._world.happen(f"a first try of {unit}")
+            raise ConnectionError(unit)
+        self._world.happen(unit)
+
     async def _told(self, part: Part) -> None:
-        await self._patiently(part)
+        session, agent_id, tenant = _address(part)
+        await patiently(lambda: self.runtime.tell(session, agent_id, part, key=f"part {part.number}", tenant=tenant))
 
     async def _asked(self, part: Part) -> int:
-        answer: int = await self._patiently(part, wait=True)
-        return answer
-
-    async def _patiently(self, part: Part, *, wait: bool = False) -> Any:
-        """Send a part under its key until it is accepted; return its answer if that is waited for."""
         session, agent_id, tenant = _address(part)
-        while True:
-            try:
-                receipt = await self.runtime.tell(session, agent_id, part, key=f"part {part.number}", tenant=tenant)
-                if not wait:
-                    return None
-                result = await receipt.deliverable()
-            except (StorageFailed, MailboxFull):
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            if result.outcome != "completed" or result.value != part.sum:
-                said = f"part {part.number} of {result.turn_id} answered {result}, not {part.sum}"
-                self._world.report(Violated("the known answer", said))
-            return result.value
+        key = f"part {part.number}"
+        result = await patiently(lambda: self.runtime.ask(session, agent_id, part, key=key, tenant=tenant))
+        if result.outcome != "completed" or result.value != part.sum:
+            said = f"part {part.number} of {result.turn_id} answered {result}, not {part.sum}"
+            self._world.report(Violated("the known answer", said))
+        return part.sum
 
     async def finish(self, part: Part) -> None:
         """Bring a part, and all that follows from it, to its end."""
-        await self._patiently(part, wait=True)
+        await self._asked(part)
         for act in part.acts:
             if act.part is not None:
                 await self.finish(act.part)
