@@ -70,14 +70,12 @@ def _trials(tries: tuple[str, ...]) -> list[tuple[str, Any, Any, Any]]:
     from turnkeeper.testing.scenarios import BUILT_IN
     from turnkeeper.testing.world import Load
 
-    stormy = Faults(crash_rate=0.04, fault_rate=0.1, crashes_max=12)  # more kills cost much, and find little more
+    # More kills cost much, and find little more: where every heartbeat may be the last, a long wait takes a thousand.
+    rough = Faults(crash_rate=0.01, fault_rate=0.02, crashes_max=50)
+    stormy = Faults(crash_rate=0.04, fault_rate=0.1, crashes_max=12)
     weathers = (
         ("calm", Faults(), Load()),
-        (
-            "rough",
-            Faults(crash_rate=0.01, fault_rate=0.02),
-            Load(hang_rate=0.02, slow_rate=0.05, duplicate_rate=0.2),
-        ),
+        ("rough", rough, Load(hang_rate=0.02, slow_rate=0.05, duplicate_rate=0.2)),
         ("stormy", stormy, Load(hang_rate=0.1, slow_rate=0.1, duplicate_rate=0.5)),
     )
     trials = []
