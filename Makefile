@@ -11,7 +11,7 @@ demo: .venv/cli.stamp ## replay a sample in a process that is killed under way, 
 	$(BIN)/turnkeeper demo
 
 test: .venv/dev.stamp ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
 	$(BIN)/turnkeeper simulate desk --for 12

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import signal
 import re
 import resource
 import shutil
@@ -215,12 +216,12 @@ def test_a_store_that_another_process_runs_is_refused(
     """The owner is named, and goes on undisturbed."""
     owner = command.start("replay", sample.file, "--db", path, "--parallel", 2, "--think-ms", 20, "--json")
     wait_for_deliverables(path, 1, owner)
+    owner.send_signal(signal.SIGSTOP)  # or it might be done before the others have started
     said = complaint(command("replay", sample.file, "--db", path, "--effects", path.with_name("other.jsonl")))
     alone = complaint(command("replay", sample.file, "--db", path))
-    still_running = owner.poll() is None
+    owner.send_signal(signal.SIGCONT)
     out, err = owner.communicate()
 
-    assert still_running
     assert said == f"{path}: in use by process {owner.pid}; one runtime owns a file at a time"
     assert "in use by another process" in alone
     assert (owner.returncode, err) == (0, "")

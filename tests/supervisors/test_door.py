@@ -68,7 +68,7 @@ async def test_a_verb_that_crashes_says_so_in_the_log_and_nowhere_else(
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize("value", [object(), {1: {object()}}, "\ud800"], ids=repr)
+@pytest.mark.parametrize("value", [object(), {1: {object()}}, "\ud800"], ids=["object", "deep", "surrogate"])
 async def test_a_value_that_json_cannot_hold_is_an_error_of_the_runtime(path: Path, value: object) -> None:
     """It is the verb's bug: answered neutrally, and logged."""
 
