@@ -3,10 +3,10 @@
 import ctypes
 import json
 import os
-import signal
 import re
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys

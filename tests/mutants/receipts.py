@@ -68,6 +68,14 @@ RECEIPTS: Final[tuple[Mutant, ...]] = (
         slow=True,
     ),
     Mutant(
+        name="a duplicate comes between a turn's reading and the use of what was read",  # this one was ours
+        where="actors.resync",
+        edits=(("        turn.rereading = True\n", ""),),
+        point="7: a redelivery is refused",
+        tries=("tests/testing/test_scenarios.py",),
+        slow=True,
+    ),
+    Mutant(
         name="the tenant is left out of the address",
         where="supervisors.runtime",
         edits=(

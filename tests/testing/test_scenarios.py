@@ -327,3 +327,13 @@ def test_a_duplicate_is_answered_although_its_turn_is_being_read_again() -> None
 
     for seed in range(24):
         run(life, seed=seed, faults=Faults(at={7: Fault.FAIL}, latency_s=1.0))
+
+
+def test_a_duplicate_that_meets_the_last_write_of_a_resync_is_chained_to_it() -> None:
+    """It came between the row's reading and its use; the one after it was chained to an edge that was never stored."""
+
+    async def life(world: World) -> None:
+        await send(world, [(0.9 + number * 0.05, 1) for number in range(40)] + [(0.0, 1)])
+
+    for seed in range(24):
+        run(life, seed=seed, faults=Faults(at={7: Fault.FAIL}, latency_s=0.1))

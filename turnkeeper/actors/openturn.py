@@ -18,10 +18,11 @@ __all__ = ["OpenTurn"]
 class OpenTurn:
     """A live turn in memory: its row as last submitted, its run if it has one, and who waits for its end.
 
-    `row` runs ahead of the store by what is submitted and not yet committed; when the store refuses, the row is
-    read again (`SessionAgent`, resync), and until then `broken` says why it is not to be trusted. `steps` is the
-    record that a rerun is answered from. `uncalled` are steps whose intent was written and whose tool has not been
-    called: a run that ends there leaves no doubt about them.
+    `row` runs ahead of the store by what is submitted and not yet committed; when the store refuses, the row is read
+    again (`SessionAgent`, resync), and until then `broken` says why it is not to be trusted; while it is `rereading`
+    nobody writes for it, or the row would be out of date as it comes. `steps` is the record that a rerun is answered
+    from. `uncalled` are steps whose intent was written and whose tool has not been called: a run that ends there
+    leaves no doubt about them.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class OpenTurn:
         "loaded",
         "lost",
         "payload",
+        "rereading",
         "row",
         "settling",
         "started_s",
@@ -58,6 +60,7 @@ class OpenTurn:
         self.stumbles = 0
         self.lost: TurnkeeperError | None = None
         self.settling: list[asyncio.Future[None]] = []
+        self.rereading = False
         self.uncalled: dict[StepName, None] = {}  # in their order: it goes into edges
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -79,6 +82,13 @@ class OpenTurn:
             self.stop = why
         if self.task is not None:
             self.task.cancel()
+
+    def settled(self) -> None:
+        """Let those go on who waited to see how the turn stands."""
+        settling, self.settling = self.settling, []
+        for waiting in settling:
+            if not waiting.done():
+                waiting.set_result(None)
 
     def disarm(self) -> None:
         """Cancel the turn's timer, if it has one."""

@@ -26,7 +26,9 @@ async def resync(node: Node, turn: OpenTurn) -> tuple[TurnRow | None, Deliverabl
     while True:
         await asyncio.sleep(pause_s)
         pause_s = min(node.settings.retry_cap_s, 2 * pause_s + node.settings.retry_base_s)
+        turn.rereading = True
         try:
+            await node.persistence.commit(())  # behind all that was written for it before: the row lacks none of that
             row = await node.store.turn(turn_id)
             now = node.clock.time()
             due_at = now + node.settings.backoff_s(turn.stumbles, node.chance.random())
@@ -43,3 +45,6 @@ async def resync(node: Node, turn: OpenTurn) -> tuple[TurnRow | None, Deliverabl
         else:
             node.log.warning("turn.resynced", turn_id=turn_id, state=str(row and row.state))
             return row, deliverable
+        finally:
+            turn.rereading = False
+            turn.settled()

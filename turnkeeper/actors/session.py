@@ -79,12 +79,12 @@ class SessionAgent:
         return self._by_key.get(key)
 
     def unsettled(self, key: str | None, digest: bytes) -> "asyncio.Future[None] | None":
-        """Return what to wait for where a key's turn is not committed yet and has another payload.
+        """Return what to wait for where a key's turn is being read again, or is not committed and has another payload.
 
         Whether that turn stands is not known: judged by it, a rightful duplicate could be refused.
         """
         known = self._by_key.get(key) if key is not None else None
-        if known is None or known.committed or known.arrival.digest == digest:
+        if known is None or not (known.rereading or (not known.committed and known.arrival.digest != digest)):
             return None
         settled: asyncio.Future[None] = self._node.loop.create_future()
         known.settling.append(settled)
@@ -145,9 +145,7 @@ class SessionAgent:
     def _admitted(
         self, turn: OpenTurn, done: "asyncio.Future[Admitted]", first: bool, error: TurnkeeperError | None
     ) -> None:
-        for waiting in turn.settling:
-            if not waiting.done():
-                waiting.set_result(None)
+        turn.settled()
         if error is None:
             turn.committed = True
             self._node.counters.accepted += 1
