@@ -144,7 +144,7 @@ def test_bursts_of_messages_survive_kills_one_at_a_time_and_in_order(
     sessions, letters, kills = 6, 30, 8
     effects = path.with_name("effects.jsonl")
     line = [sys.executable, "-c", BURSTS, path, effects, sessions, letters]
-    done = 0
+    done = cut_off = 0
     for kill in range(kills):
         child = command.start(line=line)
         left = sessions * (letters - 6) - done
@@ -154,10 +154,10 @@ def test_bursts_of_messages_survive_kills_one_at_a_time_and_in_order(
         _, err = child.communicate()
         found = audit(path)
         done = found.turns - found.live
+        cut_off += found.live > 0  # or all was done before the next burst could be accepted
 
         assert (child.returncode, err) == (-signal.SIGKILL, ""), (seed, kill)
         assert found.violations == [], (seed, kill)
-        assert found.live > 0, (seed, kill)
 
     ended = command.run(line)
     found = audit(path)
@@ -165,6 +165,7 @@ def test_bursts_of_messages_survive_kills_one_at_a_time_and_in_order(
     for effect in read_effects(effects)[0]:
         happened.setdefault(effect.tool, []).append(effect.arguments)
 
+    assert cut_off > kills / 2, seed
     assert (ended.returncode, ended.stderr) == (0, ""), seed
     assert (found.turns, found.live, found.violations) == (sessions * letters, 0, []), seed
     assert happened == {f"s{number}": list(map(str, range(letters))) for number in range(sessions)}, seed
