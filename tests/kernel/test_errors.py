@@ -13,7 +13,16 @@ from turnkeeper.kernel import errors
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.names import StepName
 
-GROUPS = {"Refused", "TurnError", "StepError", "WaitError", "CoordinationError", "StorageError", "DoorError"}
+GROUPS = {
+    "Refused",
+    "TurnError",
+    "StepError",
+    "WaitError",
+    "CoordinationError",
+    "StorageError",
+    "DoorError",
+    "SupervisionError",
+}
 CONTRACT = {
     "TurnNotFound",
     "IllegalTransition",
@@ -198,10 +207,11 @@ def test_errors_of_equal_facts_are_two_errors() -> None:
 
 
 def test_only_what_another_run_could_end_otherwise_is_retryable() -> None:
-    """A tool's failure, its slowness and the disk; no limit, no contract, no doubt."""
+    """A tool's failure, its slowness, a worker's death and the disk; no limit, no contract, no doubt."""
 
     assert {name for name, kind in classes().items() if kind.retryable} == {
         "StepFailed",
         "ToolTimedOut",
+        "ProcessDied",
         "StorageFailed",
     }

@@ -17,6 +17,9 @@ TurnkeeperError
 |   `-- ClaimDenied, StaleClaim, NotOwner, UnknownEvent
 |-- DoorError                  another process asked the runtime, and got no value
 |   `-- DoorClosed, DoorRefused, DoorSilent
+|-- SupervisionError           a child cannot be started, kept, or told what it was told
+|   |-- StaleIncarnation, UnknownChild, VerbRefused
+|   `-- ChildNotStarted, ChildQuarantined, TooManyRestarts, ProcessDied
 `-- StorageError               the file, not the caller
     `-- StorageFailed, StoreInUse, SchemaTooNew, KeyTaken
 """
@@ -27,6 +30,7 @@ from turnkeeper.kernel.errors.base import (
     Refused,
     StepError,
     StorageError,
+    SupervisionError,
     TurnError,
     TurnkeeperError,
     WaitError,
@@ -62,6 +66,15 @@ from turnkeeper.kernel.errors.storage import (
     StorageFailed,
     StoreInUse,
 )
+from turnkeeper.kernel.errors.supervision import (
+    ChildNotStarted,
+    ChildQuarantined,
+    ProcessDied,
+    StaleIncarnation,
+    TooManyRestarts,
+    UnknownChild,
+    VerbRefused,
+)
 from turnkeeper.kernel.errors.turn import (
     DeadlineExceeded,
     DeliverableRecorded,
@@ -86,6 +99,8 @@ from turnkeeper.kernel.errors.wait import (
 __all__ = [
     "ActorBusy",
     "ActorStopped",
+    "ChildNotStarted",
+    "ChildQuarantined",
     "ClaimDenied",
     "ContractChanged",
     "ContractViolation",
@@ -107,6 +122,7 @@ __all__ = [
     "MailboxFull",
     "NotOwner",
     "PayloadTooLarge",
+    "ProcessDied",
     "Quarantined",
     "RecursionDepthExceeded",
     "Refused",
@@ -115,12 +131,15 @@ __all__ = [
     "ShuttingDown",
     "StaleClaim",
     "StaleEpoch",
+    "StaleIncarnation",
     "StepError",
     "StepFailed",
     "StepLimitExceeded",
     "StorageError",
     "StorageFailed",
     "StoreInUse",
+    "SupervisionError",
+    "TooManyRestarts",
     "ToolTimedOut",
     "TurnError",
     "TurnNotFound",
@@ -128,7 +147,9 @@ __all__ = [
     "TurnUnsuccessful",
     "TurnkeeperError",
     "UnknownAgent",
+    "UnknownChild",
     "UnknownEvent",
+    "VerbRefused",
     "VersionConflict",
     "VersionGone",
     "WaitError",

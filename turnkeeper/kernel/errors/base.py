@@ -8,6 +8,7 @@ __all__ = [
     "Refused",
     "StepError",
     "StorageError",
+    "SupervisionError",
     "TurnError",
     "TurnkeeperError",
     "WaitError",
@@ -51,6 +52,10 @@ class CoordinationError(TurnkeeperError):
 
 class DoorError(TurnkeeperError):
     """The runtime that owns the store was asked from outside, and did not do it or did not say so."""
+
+
+class SupervisionError(TurnkeeperError):
+    """A child cannot be started, kept, or told what it was told."""
 
 
 class StorageError(TurnkeeperError):
