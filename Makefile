@@ -20,6 +20,7 @@ explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
 	$(BIN)/turnkeeper simulate handlers --for 8
 	$(BIN)/turnkeeper simulate doubts --for 10
 	$(BIN)/turnkeeper simulate kernel --for 5
+	$(BIN)/turnkeeper simulate trees --for 3
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
 	$(BIN)/python tests/mutants

@@ -51,7 +51,7 @@ def summary(ran: subprocess.CompletedProcess[str]) -> dict:
     return shown["summary"]
 
 
-@pytest.mark.parametrize("scenario", ["desk", "programs", "clients", "handlers", "kernel"])
+@pytest.mark.parametrize("scenario", ["desk", "programs", "clients", "handlers", "kernel", "trees"])
 def test_two_processes_come_to_the_same_hash(tmp_path: Path, scenario: str) -> None:
     """Whatever the process's hash seed; another seed has another hash, where there are rows."""
     arguments = (scenario, "--hours", "0.002", "--crash-rate", "0.005", "--json")
@@ -130,7 +130,7 @@ def test_recorded_arrivals_are_used(tmp_path: Path) -> None:
     [
         (
             ("nowhere.py",),
-            "nowhere.py: is no file, and no built-in scenario (desk, programs, clients, handlers, doubts, kernel)",
+            "nowhere.py: is no file, and no built-in scenario (desk, programs, clients, handlers, doubts, kernel, trees)",
         ),
         (("broken.py",), "broken.py:1: is not Python"),
         (("lifeless.py",), "lifeless.py: has no `async def life(world)`"),

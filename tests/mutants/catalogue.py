@@ -8,9 +8,10 @@ from mutants.mutant import Mutant
 from mutants.receipts import RECEIPTS
 from mutants.recovering import RECOVERING
 from mutants.steps import STEPS
+from mutants.trees import TREES
 from mutants.turns import TURNS
 from mutants.writing import WRITING
 
 __all__ = ["MUTANTS"]
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS, *DOUBTS)
+MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS, *DOUBTS, *TREES)

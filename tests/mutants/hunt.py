@@ -79,10 +79,12 @@ def _trials(tries: tuple[str, ...]) -> list[tuple[str, Any, Any, Any]]:
         ("stormy", stormy, Load(hang_rate=0.1, slow_rate=0.1, duplicate_rate=0.5)),
     )
     trials = []
-    for name in tries or [name for name in BUILT_IN if name not in {"kernel", "doubts"}]:  # which are tried by name
+    for name in tries or [
+        name for name in BUILT_IN if name not in {"kernel", "doubts", "trees"}
+    ]:  # which are tried by name
         life = import_module(f"turnkeeper.testing.scenarios.{name}").life
-        # The kernel scenario writes nothing, so nothing can fail around it.
-        of_name = weathers[:1] if name == "kernel" else weathers
+        # Those two write nothing, so nothing can fail around it.
+        of_name = weathers[:1] if name in {"kernel", "trees"} else weathers
         trials += [(f"{name}, {weather}", life, faults, load) for weather, faults, load in of_name]
     return trials
 

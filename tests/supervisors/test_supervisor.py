@@ -1,0 +1,436 @@
+"""Supervisors: in order, in reverse, once; what falls comes back as often as is borne; nothing is left behind."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+from turnkeeper.kernel.errors import (
+    ChildNotStarted,
+    ChildQuarantined,
+    InvalidName,
+    ShuttingDown,
+    TooManyRestarts,
+    UnknownChild,
+    VerbRefused,
+)
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited, Restart
+from turnkeeper.kernel.supervision.desired import Desired, Verb
+from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.supervisors.service import Service
+from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+
+CRASHED, NORMAL = Exit("crashed", normal=False), Exit("normal", normal=True)
+AT_ONCE = Intensity(restarts_max=1_000, pauses_s=(0.0,))
+
+
+class Child:
+    """A child in the test's hands: it notes what is done to it, and falls when told."""
+
+    def __init__(self, name: str, log: list[str], *, slow: bool = False) -> None:
+        self.name, self.log, self.slow = name, log, slow
+        self.gate = asyncio.Event()
+        self.starts = 0
+        self.up = 0
+        self.refuses: Exception | None = None
+        self.exited: Exited = lambda _: None
+
+    def start(self, exited: Exited) -> Awaitable[None] | None:
+        self.starts += 1
+        self.exited = exited
+        self.log.append(f"start {self.name}")
+        if self.refuses is not None:
+            raise self.refuses
+        if self.slow:
+            return self._start()
+        self.up += 1
+        return None
+
+    async def _start(self) -> None:
+        await self.gate.wait()
+        self.up += 1
+
+    def stop(self, shutdown_s: float) -> Awaitable[None] | None:
+        self.log.append(f"stop {self.name}")
+        return self._stop() if self.slow else self._down()
+
+    async def _stop(self) -> None:
+        await checkpoint()
+        self._down()
+
+    def _down(self) -> None:
+        self.up = 0
+
+    def fall(self, exit_: Exit = CRASHED) -> None:
+        self.up -= 1
+        self.log.append(f"fell {self.name}")
+        self.exited(exit_)
+
+
+def family(
+    names: str, *, slow: str = "", restart: Restart = Restart.PERMANENT
+) -> tuple[dict[str, Child], list, list[str]]:
+    log: list[str] = []
+    children = {name: Child(name, log, slow=name in slow) for name in names}
+    specs = [ChildSpec(name=name, child=child, restart=restart) for name, child in children.items()]
+    for child in children.values():
+        child.gate.set()
+    return children, specs, log
+
+
+async def quiet() -> None:
+    """Let everything that is ready happen."""
+    for _ in range(30):
+        await checkpoint()
+
+
+@pytest.mark.parametrize("slow", ["", "b", "abc"])
+async def test_children_start_in_order_and_stop_in_reverse(slow: str) -> None:
+    """Also where some take their time."""
+    _, specs, log = family("abc", slow=slow)
+    async with Supervisor(specs).running():
+        assert log == ["start a", "start b", "start c"]
+        log.clear()
+
+    assert log == ["stop c", "stop b", "stop a"]
+
+
+@pytest.mark.parametrize("slow", ["", "abc"])
+@pytest.mark.parametrize(
+    ("strategy", "log_after"),
+    [
+        (Strategy.ONE_FOR_ONE, ["fell b", "start b"]),
+        (Strategy.ONE_FOR_ALL, ["fell b", "stop c", "stop a", "start a", "start b", "start c"]),
+        (Strategy.REST_FOR_ONE, ["fell b", "stop c", "start b", "start c"]),
+    ],
+)
+async def test_a_strategy_says_who_is_started_anew(strategy: Strategy, log_after: list[str], slow: str) -> None:
+    """They go down in reverse, and come up in order."""
+    children, specs, log = family("abc", slow=slow)
+    async with Supervisor(specs, strategy=strategy, intensity=AT_ONCE).running():
+        log.clear()
+        children["b"].fall()
+        await quiet()
+
+        assert log == log_after
+        assert [child.up for child in children.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("restart", "exit_", "back"),
+    [
+        (Restart.PERMANENT, NORMAL, True),
+        (Restart.TRANSIENT, NORMAL, False),
+        (Restart.TRANSIENT, CRASHED, True),
+        (Restart.TEMPORARY, CRASHED, False),
+    ],
+)
+async def test_a_spec_says_who_comes_back(restart: Restart, exit_: Exit, back: bool) -> None:
+    children, specs, _ = family("a", restart=restart)
+    async with Supervisor(specs, intensity=AT_ONCE).running() as supervisor:
+        children["a"].fall(exit_)
+        await quiet()
+
+        assert children["a"].up == back
+        assert supervisor.view().children[0].why == exit_.reason
+
+
+async def test_a_paused_child_goes_on_and_is_not_brought_back_before_it_is_resumed() -> None:
+    """Nothing new starts."""
+    children, specs, _ = family("a")
+    async with Supervisor(specs, intensity=AT_ONCE).running() as supervisor:
+        assert await supervisor.tell("a", Verb.PAUSE) is Desired.PAUSED
+        assert children["a"].up == 1
+        children["a"].fall()
+        await quiet()
+        assert children["a"].up == 0
+        await supervisor.tell("a", Verb.RESUME)
+
+        assert (children["a"].up, children["a"].starts) == (1, 2)
+
+
+async def test_a_late_exit_of_an_older_incarnation_counts_for_nothing() -> None:
+    children, specs, _ = family("a")
+    async with Supervisor(specs, intensity=AT_ONCE).running():
+        first = children["a"].exited
+        children["a"].fall()
+        first(CRASHED)
+        first(CRASHED)
+        await quiet()
+
+        assert (children["a"].starts, children["a"].up) == (2, 1)
+
+
+async def test_one_restart_too_many_goes_up_and_the_parent_starts_the_whole_subtree_anew() -> None:
+    """The subtree stops in reverse first; its own window starts afresh."""
+    children, specs, log = family("abc")
+    inner = Supervisor(specs, intensity=Intensity(restarts_max=2, pauses_s=(0.0,)))
+    outer = Supervisor([ChildSpec(name="inner", child=inner)], intensity=AT_ONCE)
+    async with outer.running():
+        for _ in range(3):
+            log.clear()
+            children["b"].fall()
+            await quiet()
+
+        assert log == ["fell b", "stop c", "stop a", "start a", "start b", "start c"]
+        assert outer.view().children[0].incarnation == 2
+        children["b"].fall()
+        await quiet()
+        assert outer.view().children[0].incarnation == 2
+
+
+async def test_a_root_that_gives_up_says_so_when_its_block_is_left() -> None:
+    children, specs, _ = family("ab")
+    with pytest.raises(TooManyRestarts, match="more than 0 restarts within 600 s, the last of a"):  # noqa: PT012
+        async with Supervisor(specs, intensity=Intensity(restarts_max=0)).running():
+            children["a"].fall()
+            await quiet()
+            assert [child.up for child in children.values()] == [0, 0]
+
+
+async def test_a_child_that_falls_too_often_is_put_away_and_its_neighbours_go_on() -> None:
+    """Ended in quarantine, not in a loop; released it comes back, with a fresh window."""
+    children, specs, _ = family("ab")
+    intensity = Intensity(restarts_max=3, pauses_s=(0.0,))
+    async with Supervisor(specs, intensity=intensity, exceeded=Exceeded.QUARANTINE).running() as supervisor:
+        while children["a"].up:
+            children["a"].fall()
+        await quiet()
+
+        assert (children["a"].starts, children["b"].up) == (4, 1)
+        assert supervisor.view().children[0].desired == "quarantined"
+        with pytest.raises(ChildQuarantined):
+            await supervisor.ensure_running("a")
+        with pytest.raises(VerbRefused):
+            await supervisor.tell("a", Verb.RESUME)
+        assert await supervisor.tell("a", Verb.RELEASE) is Desired.RUNNING
+        children["a"].fall()
+        await quiet()
+        assert children["a"].up == 1
+
+
+async def test_a_thousand_who_ensure_are_one_start() -> None:
+    """While it is on its way up, too."""
+    children, specs, _ = family("a", slow="a")
+    children["a"].gate.clear()
+    supervisor = Supervisor([], intensity=AT_ONCE)
+    async with supervisor.running():
+        supervisor.add(specs[0])
+        asking = [asyncio.create_task(supervisor.ensure_running("a")) for _ in range(1_000)]
+        await quiet()
+        assert not any(asked.done() for asked in asking)
+        children["a"].gate.set()
+        await asyncio.gather(*asking)
+
+        assert children["a"].starts == 1
+
+
+async def test_a_stop_during_spawning_wins() -> None:
+    """The start is taken back; who waits for it is told."""
+    children, specs, _ = family("a", slow="a")
+    children["a"].gate.clear()
+    async with Supervisor().running() as supervisor:
+        supervisor.add(specs[0])
+        asking = asyncio.create_task(supervisor.ensure_running("a"))
+        await quiet()
+        assert await supervisor.tell("a", Verb.STOP) is Desired.STOPPED
+        children["a"].gate.set()
+        await quiet()
+
+        assert children["a"].up == 0
+        with pytest.raises(ChildQuarantined):
+            await asking
+        assert supervisor.view().children[0].state == "idle"
+
+
+async def test_a_wish_while_it_stops_is_kept() -> None:
+    """Resumed before it was down, it comes up anew once it is."""
+    children, specs, log = family("a", slow="a")
+    async with Supervisor(specs).running() as supervisor:
+        stopping = asyncio.create_task(supervisor.tell("a", Verb.STOP))
+        await asyncio.sleep(0)
+        await supervisor.tell("a", Verb.RESUME)
+        await stopping
+        await quiet()
+
+        assert log == ["start a", "stop a", "start a"]
+        assert children["a"].up == 1
+
+
+async def test_a_child_that_falls_while_it_is_being_stopped_is_down_once_the_stop_is() -> None:
+    """Or the next incarnation would come up under the hands of who stops the last."""
+    children, specs, log = family("a", slow="a")
+    async with Supervisor(specs).running() as supervisor:
+        stopping = asyncio.create_task(supervisor.tell("a", Verb.STOP))
+        await asyncio.sleep(0)
+        children["a"].fall()
+        await supervisor.tell("a", Verb.RESUME)
+        await stopping
+        await quiet()
+
+        assert log == ["start a", "stop a", "fell a", "start a"]
+        assert children["a"].up == 1  # it would be 0, had the stop that was under way come after the start
+
+
+@pytest.mark.parametrize("slow", ["", "abc"])
+async def test_a_child_that_cannot_be_started_stops_those_before_it(slow: str) -> None:
+    """A tree is up, or it is not."""
+    children, specs, log = family("abc", slow=slow)
+    children["c"].refuses = RuntimeError("no")
+    with pytest.raises((RuntimeError, ChildNotStarted)):
+        async with Supervisor(specs).running():
+            raise AssertionError
+
+    assert log == ["start a", "start b", "start c", "stop b", "stop a"]
+    assert [child.up for child in children.values()] == [0, 0, 0]
+
+
+async def test_a_child_that_cannot_be_started_again_counts_as_fallen_each_time() -> None:
+    """And the stack does not grow with its tries."""
+    children, specs, _ = family("ab")
+    intensity = Intensity(restarts_max=2_000, pauses_s=(0.0,))
+    async with Supervisor(specs, intensity=intensity, exceeded=Exceeded.QUARANTINE).running() as supervisor:
+        children["a"].refuses = RuntimeError("no")
+        children["a"].fall()
+        while supervisor.view().children[0].desired != Desired.QUARANTINED:
+            await checkpoint()
+
+        assert children["a"].starts == 2_001
+        assert children["b"].up == 1
+
+
+async def test_pauses_are_kept_and_nobody_cuts_them_short(virtual_clock: Any) -> None:
+    """0, 30, 60 s: a message that needs the child waits for the restart that is due anyway."""
+    children, specs, _ = family("a")
+    async with Supervisor(specs, intensity=Intensity(jitter=0.0)).running() as supervisor:
+        loop = asyncio.get_running_loop()
+        children["a"].fall()
+        assert children["a"].up == 1
+        children["a"].fall()
+        began = loop.time()
+        await asyncio.gather(*(supervisor.ensure_running("a") for _ in range(10)))
+        assert loop.time() - began == pytest.approx(30.0)
+        children["a"].fall()
+        began = loop.time()
+        await supervisor.ensure_running("a")
+
+        assert loop.time() - began == pytest.approx(60.0)
+        assert children["a"].starts == 4
+
+
+async def test_several_that_fall_together_are_one_round() -> None:
+    """Under one_for_all the second fall, in the middle of the round, starts no second round beside it."""
+    children, specs, log = family("abc", slow="abc")
+    async with Supervisor(specs, strategy=Strategy.ONE_FOR_ALL, intensity=AT_ONCE).running():
+        log.clear()
+        children["a"].fall()
+        children["c"].fall()
+        await quiet()
+
+        assert [child.up for child in children.values()] == [1, 1, 1]
+        assert log == ["fell a", "fell c", "stop b", "start a", "start b", "start c"]
+
+
+async def test_names_are_paths_and_unique() -> None:
+    _, specs, _ = family("a")
+    with pytest.raises(InvalidName, match="is taken"):
+        Supervisor([*specs, *specs])
+    with pytest.raises(InvalidName, match="slash"):
+        Supervisor([ChildSpec(name="a/b", child=specs[0].child)])
+    async with Supervisor(specs).running() as supervisor:
+        with pytest.raises(UnknownChild, match="there are a"):
+            await supervisor.ensure_running("b")
+
+
+async def test_what_is_closed_starts_nothing() -> None:
+    children, specs, _ = family("a")
+    supervisor = Supervisor(specs)
+    async with supervisor.running():
+        pass
+    with pytest.raises(ShuttingDown):
+        await supervisor.ensure_running("a")
+
+    assert children["a"].starts == 1
+
+
+async def test_a_child_is_added_and_removed_while_the_others_go_on() -> None:
+    children, specs, log = family("ab")
+    async with Supervisor(specs[:1]).running() as supervisor:
+        supervisor.add(specs[1])
+        assert log == ["start a", "start b"]
+        await supervisor.remove("b")
+
+        assert (children["a"].up, children["b"].up) == (1, 0)
+        with pytest.raises(UnknownChild):
+            await supervisor.remove("b")
+
+
+# ---------------------------------------------------------------- services
+
+
+async def looped(work: Callable[[], Any]) -> tuple[Supervisor, Exception | None]:
+    supervisor = Supervisor(
+        [ChildSpec(name="work", child=Service(work))], intensity=Intensity(restarts_max=1, pauses_s=(0.0,))
+    )
+    try:
+        async with supervisor.running():
+            await quiet()
+    except TooManyRestarts as error:
+        return supervisor, error
+    return supervisor, None
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("no"), asyncio.CancelledError(), None])
+async def test_a_service_that_ends_by_itself_comes_back_until_it_is_enough(raised: BaseException | None) -> None:
+    """By raising, by a cancellation of its own, by returning."""
+    starts = []
+
+    async def work() -> None:
+        starts.append(1)
+        if raised is not None:
+            raise raised
+
+    _, error = await looped(work)
+
+    assert len(starts) == 2
+    assert isinstance(error, TooManyRestarts)
+
+
+async def test_a_service_is_cancelled_and_has_its_last_words() -> None:
+    said = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await checkpoint()
+            said.append("last words")
+
+    before = asyncio.all_tasks()
+    _, error = await looped(work)
+
+    assert (error, said) == (None, ["last words"])
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_service_that_will_not_stop_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+    """It is named, and left."""
+    released = asyncio.Event()
+
+    async def deaf() -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    service = Service(deaf)
+    async with Supervisor([ChildSpec(name="deaf", child=service, shutdown_s=0.01)]).running():
+        await quiet()
+
+    assert any(record.message.startswith("service.would_not_stop") for record in caplog.records)
+    released.set()
+    await quiet()

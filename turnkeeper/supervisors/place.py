@@ -1,0 +1,203 @@
+"""Places: one child's slot, driven: started once, stopped once, however ends and wishes cross."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from functools import partial
+from typing import Protocol
+
+from turnkeeper.actors.node import logger
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.supervision.intensity import Intensity, Window
+from turnkeeper.kernel.supervision.slot import Action, Event, Slot, SlotState
+from turnkeeper.supervisors.view import ChildView, Looked
+
+__all__ = ["Keeper", "Place", "at_once_or_later", "crash_of", "over"]
+
+
+class Keeper(Protocol):
+    """Whoever holds places, and is told what happens in them."""
+
+    def up(self, place: "Place") -> None:
+        """Hear that an incarnation is up."""
+        ...
+
+    def fell(self, place: "Place", exit_: Exit) -> None:
+        """Hear that an incarnation has ended by itself, or could not be started."""
+        ...
+
+    def down(self, place: "Place") -> None:
+        """Hear that an incarnation was stopped."""
+        ...
+
+
+class Place:
+    """A child's place. Idle, it holds no task and no timer."""
+
+    __slots__ = ("desired", "ended", "keeper", "slot", "spec", "timer", "waiting", "window", "work")
+
+    def __init__(self, spec: ChildSpec, keeper: Keeper) -> None:
+        """Make an empty place."""
+        self.spec = spec
+        self.keeper = keeper
+        self.slot = Slot()
+        self.desired = Desired.RUNNING
+        self.ended: Exit | None = None
+        self.window: Window | None = None
+        self.work: asyncio.Future[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.waiting: list[asyncio.Future[None]] | None = None
+
+    # ------------------------------------------------------------ up
+
+    def begin(self) -> "asyncio.Future[None] | None":
+        """Start the child unless it is up or on its way; return the start to wait for, None where it is up at once.
+
+        Raises:
+            Exception: what the child raised; the keeper is told only of a failure that comes later.
+        """
+        self.slot, action = self.slot.after(Event.ENSURE)
+        if action is not Action.START:
+            return self.work
+        number = self.slot.incarnation
+        try:
+            starting = self.spec.child.start(partial(self._exited, number))
+        except Exception as error:
+            self.slot, _ = self.slot.after(Event.EXITED, number)
+            self.ended = crash_of(error)
+            raise
+        if starting is None:
+            self._started(number)
+            return None
+        self.work = asyncio.ensure_future(starting)
+        self.work.add_done_callback(partial(self._start_over, number))
+        return self.work
+
+    def _start_over(self, number: int, start: "asyncio.Future[None]") -> None:
+        """Hear of a start's end. One that was taken back belongs to a child that is being stopped."""
+        if start.cancelled():
+            self._exited(number, Exit("stopped", normal=True))
+        elif (error := start.exception()) is not None:
+            self._exited(number, crash_of(error))
+        else:
+            self._started(number)
+
+    def _started(self, number: int) -> None:
+        self.slot, _ = self.slot.after(Event.STARTED, number)
+        if self.slot.incarnation == number and self.slot.state is SlotState.RUNNING:
+            self.work = None
+            self.keeper.up(self)
+            self.settle()
+
+    def _exited(self, number: int, exit_: Exit) -> None:
+        """Hear of an end; what a stop brings about, and what is of an incarnation that is gone, counts for nothing."""
+        if number == self.slot.incarnation and self.slot.state in {SlotState.SPAWNING, SlotState.RUNNING}:
+            self.slot, _ = self.slot.after(Event.EXITED, number)
+            self.work, self.ended = None, exit_
+            self.keeper.fell(self, exit_)
+
+    # ------------------------------------------------------------ down
+
+    def end(self) -> "asyncio.Future[None] | None":
+        """Stop the child unless it is down or on its way; return what to wait for, None where it is down already."""
+        self.disarm()
+        starting = self.work
+        self.slot, action = self.slot.after(Event.STOP)
+        if action is not Action.STOP:
+            return self.work
+        number = self.slot.incarnation
+        stopping = None
+        if starting is None:
+            try:
+                stopping = self.spec.child.stop(self.spec.shutdown_s)
+            except Exception as error:  # noqa: BLE001 - see `_ending`
+                logger().error("child.stop_failed", child=self.spec.name, exc_info=error)
+            if stopping is None:
+                self._ended(number)
+                return None
+        self.work = asyncio.get_running_loop().create_task(self._ending(number, starting, stopping))
+        return self.work
+
+    async def _ending(
+        self, number: int, starting: "asyncio.Future[None] | None", stopping: Awaitable[None] | None
+    ) -> None:
+        try:
+            if starting is not None:
+                starting.cancel()
+                await asyncio.wait([starting])
+                stopping = self.spec.child.stop(self.spec.shutdown_s)
+            if stopping is not None:
+                await stopping
+        except Exception as error:  # noqa: BLE001 - a child that cannot even be stopped must not keep the others up
+            logger().error("child.stop_failed", child=self.spec.name, exc_info=error)
+        finally:
+            self.work = None
+            self._ended(number)
+
+    def _ended(self, number: int) -> None:
+        self.slot, _ = self.slot.after(Event.EXITED, number)
+        self.keeper.down(self)
+
+    # ------------------------------------------------------------ who waits
+
+    def wait(self) -> "asyncio.Future[None]":
+        """Return what is done once the child runs, or will not."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.waiting is None:
+            self.waiting = []
+        self.waiting.append(waiter)
+        return waiter
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Tell those who wait that the child runs, or why it will not."""
+        waiting, self.waiting = self.waiting, None
+        for waiter in waiting or ():
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+    def disarm(self) -> None:
+        """Cancel the restart that waits for its pause, if one does."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def view(self, intensity: Intensity, now: float) -> ChildView:
+        """Return the place as it is shown."""
+        child = self.spec.child
+        return ChildView(
+            name=self.spec.name,
+            kind=type(child).__name__.lower(),
+            state=self.slot.state,
+            desired=self.desired,
+            incarnation=self.slot.incarnation,
+            restarts=self.window.count(intensity, now) if self.window is not None else 0,
+            why=self.ended.reason if self.ended is not None else "",
+            look=child.look() if isinstance(child, Looked) else None,
+        )
+
+
+def crash_of(error: BaseException) -> Exit:
+    """Return the end of a child that raised."""
+    return Exit("crashed", normal=False, error=type(error).__name__)
+
+
+async def over(work: "asyncio.Future[None] | None") -> None:
+    """Wait for a start or a stop. Who is cancelled meanwhile does not cancel it."""
+    if work is not None:
+        await asyncio.wait([work])
+
+
+def at_once_or_later(work: "Iterator[asyncio.Future[None]]") -> Awaitable[None] | None:
+    """Do work up to the first thing it must wait for; return the rest, None where it was done without waiting."""
+    first = next(work, None)
+    return None if first is None else _later(first, work)
+
+
+async def _later(first: "asyncio.Future[None]", work: "Iterator[asyncio.Future[None]]") -> None:
+    await over(first)
+    for one in work:
+        await over(one)

@@ -1,0 +1,389 @@
+"""Supervisors: start children in order, bring back what falls, give up upwards, stop in reverse.
+
+    shop = Supervisor(
+        [ChildSpec(name="feed", child=Service(feed)), ChildSpec(name="prices", child=prices)],
+        strategy=Strategy.REST_FOR_ONE,
+    )
+    async with shop.running():
+        ...
+
+A supervisor has no task of its own: it acts when it is told something, at once where a child starts and stops at once,
+else in a task that ends with what it does. So a child that idles costs its place and nothing else.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+
+import msgspec
+
+from turnkeeper.actors.node import logger
+from turnkeeper.kernel.errors import (
+    ChildNotStarted,
+    ChildQuarantined,
+    InvalidName,
+    ShuttingDown,
+    TooManyRestarts,
+    UnknownChild,
+)
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited
+from turnkeeper.kernel.supervision.desired import Desired, Verb, desired_after
+from turnkeeper.kernel.supervision.intensity import Intensity, Window
+from turnkeeper.kernel.supervision.slot import SlotState
+from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.supervisors.chronicle import Chronicle, Unrecorded
+from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of, over
+from turnkeeper.supervisors.rounds import Rounds
+from turnkeeper.supervisors.view import ChildView
+
+__all__ = ["Exceeded", "Supervisor"]
+
+
+class Exceeded(StrEnum):
+    """What becomes of a child that falls more often than is borne."""
+
+    ESCALATE = "escalate"  # all children stop, and the parent decides about this supervisor, as about any child
+    QUARANTINE = "quarantine"  # that child is put away until it is released; the others go on
+
+
+class Supervisor:
+    """Keeps its children running; a child itself of whoever started it.
+
+    Promises: children start in order, and stop in reverse, each within its `shutdown_s`. However many ask, and however
+    ends and starts cross, one incarnation of a child runs. An end counts for the incarnation that it is of. More
+    restarts than `intensity` bears are never made.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[ChildSpec] = (),
+        *,
+        strategy: Strategy = Strategy.ONE_FOR_ONE,
+        intensity: Intensity | None = None,
+        exceeded: Exceeded = Exceeded.ESCALATE,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Describe a supervisor; nothing runs before it is started.
+
+        Args:
+            children: in the order of their starts.
+            strategy: what the end of one means for the others.
+            intensity: how many restarts are borne: of all children together where it escalates, of each child by
+                itself where it puts the child away.
+            exceeded: what becomes of it then; only a child that no sibling stands on can be put away by itself.
+            chance: jitter of pauses, in [0, 1).
+
+        Raises:
+            InvalidName: two children have one name, or a name is empty or holds a slash.
+            ValueError: a child is to be put away under another strategy than one_for_one.
+        """
+        if exceeded is Exceeded.QUARANTINE and strategy is not Strategy.ONE_FOR_ONE:
+            msg = f"exceeded=QUARANTINE puts one child away; under {strategy} its siblings stand on it: escalate"
+            raise ValueError(msg)
+        self.strategy = strategy
+        self.intensity = intensity or Intensity()
+        self.exceeded = exceeded
+        self.path = ""
+        self._chance = chance
+        self._chronicle: Chronicle = Unrecorded()
+        self._window = Window()
+        self._places: dict[str, Place] = {}
+        self._told: Exited | None = None
+        self._open = False
+        self._early: list[tuple[Place, Exit]] = []
+        self._resumed: list[Place] = []
+        self._rounds = Rounds(strategy, self._places, self._retry)
+        self._giving_up: asyncio.Task[None] | None = None
+        for spec in children:
+            self._take(spec)
+
+    def adopt(self, path: str, chronicle: Chronicle) -> None:
+        """Say where in a tree it stands, and who keeps what happens to its children and what is wanted of them."""
+        self.path, self._chronicle = path, chronicle
+        for place in self._places.values():
+            self._adopted(place)
+
+    # ------------------------------------------------------------ as a child
+
+    def start(self, exited: Exited) -> Awaitable[None] | None:
+        """Start every child that is wanted, in order; the first that cannot be started stops the others again.
+
+        Raises:
+            Exception: what that child raised, now or by what is returned.
+        """
+        self._told, self._open = exited, False
+        self._window.clear()
+        return at_once_or_later(self._starting_all())
+
+    def stop(self, shutdown_s: float) -> Awaitable[None] | None:  # noqa: ARG002 - each child has its own
+        """Stop every child, last first, each within its own `shutdown_s`."""
+        self._open = False
+        self._early.clear()
+        self._resumed.clear()
+        self._rounds.cancel()
+        return at_once_or_later(self._stopping_all())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator["Supervisor", None]:
+        """Run it as a root of its own: what it gives up on is logged, and raised when the block is left.
+
+        Raises:
+            TooManyRestarts: it has given up.
+        """
+        given_up: list[Exit] = []
+        starting = self.start(given_up.append)
+        if starting is not None:
+            await starting
+        try:
+            yield self
+        finally:
+            if self._giving_up is not None:
+                await asyncio.wait([self._giving_up])
+            stopping = self.stop(0.0)
+            if stopping is not None:
+                await stopping
+        if given_up:
+            raise TooManyRestarts(self.path or "the root", given_up[0].error, *_borne(self.intensity))
+
+    def _starting_all(self) -> "Iterator[asyncio.Future[None]]":
+        self._early.clear()
+        failed: Exception | None = None
+        for place in list(self._places.values()):
+            if place.desired is not Desired.RUNNING:
+                continue
+            try:
+                starting = place.begin()
+            except Exception as error:  # noqa: BLE001 - raised below, once the others are down again
+                failed = error
+            else:
+                if starting is not None:
+                    yield starting
+                if place.slot.state is SlotState.IDLE and place.ended is not None and starting is not None:
+                    failed = ChildNotStarted(self._path_of(place), place.ended.error or place.ended.reason)
+            if failed is not None:
+                yield from self._stopping_all()
+                raise failed
+        self._open = True
+        early, self._early = self._early, []
+        for place, exit_ in early:
+            self._decide(place, exit_)
+        for place in self._resumed:
+            self._want(place)
+        self._resumed.clear()
+
+    def _stopping_all(self) -> "Iterator[asyncio.Future[None]]":
+        for place in reversed(list(self._places.values())):
+            if (stopping := place.end()) is not None:
+                yield stopping
+            place.settle(ShuttingDown())
+
+    # ------------------------------------------------------------ what it is asked
+
+    async def ensure_running(self, name: str) -> None:
+        """Return once the child runs; however many ask at once, it is started once, and no pause is cut short.
+
+        Raises:
+            UnknownChild, ShuttingDown: there is no such child, or no supervisor any more.
+            ChildQuarantined: it is put away.
+        """
+        place = self._place(name)
+        await self._rounds.over()
+        if place.slot.state is SlotState.RUNNING:
+            return
+        if not self._open:
+            raise ShuttingDown
+        if place.desired is not Desired.RUNNING:
+            raise ChildQuarantined(self._path_of(place), place.desired)
+        waiter = place.wait()
+        self._want(place)
+        await waiter
+
+    async def tell(self, name: str, verb: Verb, reason: str = "") -> Desired:
+        """Say what is wanted of a child, recorded; return what is wanted of it now, once that is so.
+
+        Stopping and quarantine end it, within its `shutdown_s`; resuming and releasing start it, with a fresh window.
+
+        Raises:
+            UnknownChild: there is no such child.
+            VerbRefused: the verb means nothing to what is wanted now.
+        """
+        place = self._place(name)
+        desired = desired_after(place.desired, verb)
+        if desired is not place.desired:
+            place.desired = desired
+            await self._chronicle.wanted(self._path_of(place), desired, verb, reason)
+        if desired is Desired.RUNNING:
+            if place.window is not None:
+                place.window.clear()
+            await self._rounds.over()
+            self._want(place)
+        elif desired is not Desired.PAUSED:
+            place.settle(ChildQuarantined(self._path_of(place), reason or desired))
+            await over(place.end())
+        return place.desired
+
+    def add(self, spec: ChildSpec) -> None:
+        """Add a child, and start it; one that cannot be started is brought back as one that has crashed is.
+
+        Raises:
+            InvalidName: the name is taken, is empty, or holds a slash.
+        """
+        place = self._take(spec)
+        self._adopted(place)
+        if self._open and place.desired is Desired.RUNNING:
+            self._retry(place)
+
+    async def remove(self, name: str) -> None:
+        """Stop a child and forget it.
+
+        Raises:
+            UnknownChild: there is no such child.
+        """
+        place = self._place(name)
+        place.settle(UnknownChild(name, "others; it was removed"))
+        place.desired = Desired.STOPPED
+        await over(place.end())
+        del self._places[name]
+
+    def child(self, name: str) -> ChildSpec:
+        """Return a child's spec.
+
+        Raises:
+            UnknownChild: there is none of this name.
+        """
+        return self._place(name).spec
+
+    def view(self, name: str = "", *, children_max: int = 1_000) -> ChildView:
+        """Return what it and all under it are doing now; of very many children the first `children_max`."""
+        now = asyncio.get_running_loop().time()
+        shown = []
+        for place in list(self._places.values())[:children_max]:
+            seen, child = place.view(self.intensity, now), place.spec.child
+            if isinstance(child, Supervisor):
+                under = child.view(place.spec.name, children_max=children_max)
+                seen = msgspec.structs.replace(
+                    seen, restarts=under.restarts, strategy=under.strategy, children=under.children
+                )
+            shown.append(seen)
+        state = SlotState.RUNNING if self._open else SlotState.IDLE
+        return ChildView(
+            name=name,
+            kind="supervisor",
+            state=state,
+            restarts=self._window.count(self.intensity, now),
+            strategy=self.strategy,
+            children=shown,
+        )
+
+    # ------------------------------------------------------------ what its places tell it
+
+    def up(self, place: Place) -> None:
+        """Hear that an incarnation is up."""
+        self._chronicle.noted(self._path_of(place), "started", place.slot.incarnation, None)
+
+    def down(self, place: Place) -> None:
+        """Hear that an incarnation was stopped."""
+        self._chronicle.noted(self._path_of(place), "stopped", place.slot.incarnation, None)
+        if self._open and place.slot.wanted and place.desired is Desired.RUNNING:
+            self._retry(place)
+
+    def fell(self, place: Place, exit_: Exit) -> None:
+        """Hear that an incarnation has ended by itself."""
+        self._chronicle.noted(self._path_of(place), "exited", place.slot.incarnation, exit_)
+        if self._open:
+            self._decide(place, exit_)
+        else:
+            self._early.append((place, exit_))
+
+    def _decide(self, place: Place, exit_: Exit) -> None:
+        """Bring a child back, or not."""
+        if place.desired is not Desired.RUNNING or not place.spec.restart.wanted(normal=exit_.normal):
+            place.settle(ChildQuarantined(self._path_of(place), exit_.reason))
+            return
+        window = self._window
+        if self.exceeded is Exceeded.QUARANTINE:
+            window = place.window = place.window or Window()
+        loop = asyncio.get_running_loop()
+        number = window.restart(self.intensity, loop.time())
+        if number is None:
+            self._too_often(place)
+            return
+        pause_s = self.intensity.pause_s(number, self._chance())
+        if self.strategy is not Strategy.ONE_FOR_ONE:
+            self._rounds.add(place, loop.time() + pause_s)
+        elif pause_s:
+            place.disarm()
+            place.timer = loop.call_later(pause_s, self._retry, place)
+        else:
+            self._retry(place)
+
+    def _want(self, place: Place) -> None:
+        """Start a child that somebody wants to run now, unless it is up, or its restart waits for its pause."""
+        if not self._open:
+            self._resumed.append(place)  # the supervisor is on its way up, or down
+        elif place.desired is Desired.RUNNING and place.timer is None and place.slot.state is not SlotState.RUNNING:
+            self._retry(place)
+
+    def _retry(self, place: Place) -> None:
+        place.timer = None
+        try:
+            place.begin()
+        except Exception as error:  # noqa: BLE001 - a child that cannot be started has fallen, whatever it raised
+            exit_ = crash_of(error)
+            self._chronicle.noted(self._path_of(place), "exited", place.slot.incarnation, exit_)
+            asyncio.get_running_loop().call_soon(self._decide_again, place, exit_)  # not deeper into the stack
+
+    def _decide_again(self, place: Place, exit_: Exit) -> None:
+        if self._open and place.slot.state is SlotState.IDLE:
+            self._decide(place, exit_)
+
+    def _too_often(self, place: Place) -> None:
+        path = self._path_of(place)
+        error = TooManyRestarts(self.path or "the root", place.spec.name, *_borne(self.intensity))
+        logger().error("child.fell_too_often", path=path, exceeded=str(self.exceeded), error=str(error))
+        if self.exceeded is Exceeded.QUARANTINE:
+            place.settle(ChildQuarantined(path, str(error)))
+            self._giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
+        else:
+            self._open = False
+            self._giving_up = asyncio.get_running_loop().create_task(self._give_up(place, error))
+
+    async def _put_away(self, place: Place, why: str) -> None:
+        await self.tell(place.spec.name, Verb.QUARANTINE, why)
+
+    async def _give_up(self, place: Place, error: TooManyRestarts) -> None:
+        place.settle(error)
+        if (stopping := self.stop(0.0)) is not None:
+            await stopping
+        if self._told is not None:
+            self._told(Exit("gave_up", normal=False, error=place.spec.name))
+
+    # ------------------------------------------------------------ places
+
+    def _take(self, spec: ChildSpec) -> Place:
+        if not spec.name or "/" in spec.name or spec.name in self._places:
+            taken = "is taken" if spec.name in self._places else "must not be empty, nor hold a slash"
+            raise InvalidName(f"the child's name {spec.name!r}", taken)
+        place = self._places[spec.name] = Place(spec, self)
+        return place
+
+    def _adopted(self, place: Place) -> None:
+        path = self._path_of(place)
+        place.desired = self._chronicle.desired(path)
+        if isinstance(place.spec.child, Supervisor):
+            place.spec.child.adopt(path, self._chronicle)
+
+    def _place(self, name: str) -> Place:
+        place = self._places.get(name)
+        if place is None:
+            raise UnknownChild(name, ", ".join([*self._places][:20]) or "none")
+        return place
+
+    def _path_of(self, place: Place) -> str:
+        return f"{self.path}/{place.spec.name}" if self.path else place.spec.name
+
+
+def _borne(intensity: Intensity) -> tuple[int, float]:
+    return intensity.restarts_max, intensity.within_s
