@@ -16,6 +16,8 @@ from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
 from turnkeeper.actors.store.audit import audit
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.kernel.errors import StorageError
+from turnkeeper.kernel.supervision.desired import Desired, Verb
+from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, noted, verb_noted
 
 FLIPS = 120
 """Places of each file; every one with another number of bytes."""
@@ -53,6 +55,12 @@ async def life(path: str) -> None:
         for number in range(12):
             await runtime.ask(f"session {number % 3}", "desk", f"later {number} " + "z" * 200, key=f"l{number}")
         await runtime.tell("doubt", "desk", "hangs", key="hangs")
+        node = runtime._open_node()
+        for number in range(40):
+            path, boot_id = f"tree/shop/child {number % 7} " + "p" * 60, node.lease.boot_id
+            _, said = verb_noted(path, Desired.RUNNING, Verb.PAUSE, Note("w" * 80, by="who"), at=1.0, boot_id=boot_id)
+            fell = noted(path, ChildEventKind.CRASHED, Note("f" * 80, "ValueError", 3, 9), at=2.0, boot_id=boot_id)
+            await node.persistence.commit([*said, fell])
         while not await runtime.doubts():  # noqa: ASYNC110 - another process's time
             await asyncio.sleep(0.005)
         print("there", flush=True)
@@ -80,7 +88,8 @@ def answers(path: Path) -> Any:
             sessions = list(rows.sessions())
             turns = [turn for session in sessions for turn in rows.turns(session.actor_id)]
             told = [(list(rows.edges(turn.row.turn_id)), rows.deliverable(turn.row.turn_id)) for turn in turns]
-            return sessions, turns, told, rows.live(), rows.duplicated()
+            supervised = rows.desired(), rows.child_events(), rows.child_events("tree/shop/child 0 " + "p" * 60)
+            return sessions, turns, told, rows.live(), rows.duplicated(), supervised
     except StorageError as error:
         return type(error)
 
@@ -124,6 +133,7 @@ def test_a_sound_store_is_found_sound(left: Path, tmp_path: Path) -> None:
 
     assert not reported(made)
     assert len(answers(made)[1]) == 27
+    assert [len(supervised) for supervised in answers(made)[-1]] == [7, 80, 12]
 
 
 @pytest.mark.parametrize("part", ["", "-wal"])

@@ -23,6 +23,8 @@ from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.lifecycle import Arrival
 from turnkeeper.kernel.receipt import STATE_OF
 from turnkeeper.kernel.records import ActorOpened, NodeStarted, Record
+from turnkeeper.kernel.supervision.desired import Desired, Verb
+from turnkeeper.kernel.supervision.noted import verb_noted
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
 LEASE = Lease(1, 145.0)
@@ -138,6 +140,8 @@ UPDATE turns SET state = 'failed', deliverable_id = 3 WHERE turn_id = 3;
 INSERT INTO blobs VALUES (NULL, 1, 0, x'01');
 INSERT INTO receipts VALUES (1, {ACTOR}, 'key', 1, x'00', 0, 0.0, 0.0, 9.0, 0);
 INSERT INTO edges VALUES (NULL, 1, 0, 'inbound_received', 0, 0.0, x'', x'');
+INSERT INTO desired VALUES ('agents/a', 'paused', '', 0.0, '', x'');
+INSERT INTO child_events VALUES (NULL, 0.0, 1, 'agents/a', 'paused', 0, x'', x'');
 """
 FORBIDDEN = {
     "a second running turn of an actor": "UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2",
@@ -164,6 +168,12 @@ FORBIDDEN = {
     "a second receipt under a key": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0)",
     "a receipt of no turn": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'other', 99, x'00', 0, 0.0, 0.0, 9.0, 0)",
     "a second actor at one address": "INSERT INTO actors VALUES (11, '', 's', 'a')",
+    "a changed event": "UPDATE child_events SET path = 'agents/b'",
+    "a deleted event": "DELETE FROM child_events",
+    "an event of no kind": "INSERT INTO child_events VALUES (NULL, 0.0, 1, 'agents/a', 'fell', 0, x'', x'')",
+    "an event of no boot": "INSERT INTO child_events VALUES (NULL, 0.0, 99, 'agents/a', 'died', 0, x'', x'')",
+    "what nobody can want": "UPDATE desired SET desired = 'dead'",
+    "what is wanted of nobody": "UPDATE desired SET path = ''",
     "a value of another type": "UPDATE turns SET epoch = 'one' WHERE turn_id = 1",
 }
 
@@ -253,6 +263,7 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
     renewed = lifecycle.accept(arrival(5, OTHER_ACTOR, "key-3"), None, retired=3)
     _, dropped = lifecycle.drop_duplicate(None, 3, 3, 102.0)
     last_words = [[records.NodeBeat(150.0, 1)], [records.NodeStopped(103.0, 1)]]
+    _, paused = verb_noted("agents/billing", Desired.RUNNING, Verb.PAUSE, at=103.0, boot_id=2)
     batch = [
         [*ended.records, *lifecycle.acquire(QUEUED.row, LEASE, 102.0).records],
         renewed.records,
@@ -260,6 +271,7 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
         [NodeStarted(2, 4243, 100.0, 145.0)],
         [ActorOpened(11, "", "session-11", "billing")],
         *last_words,
+        paused,
     ]
     statements: list[str] = []
     with closing(writing(path)) as connection:

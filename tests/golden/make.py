@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
+from turnkeeper import Effect, Retry, Runtime, Settings, Turn, agent, tool
 from turnkeeper.actors.store.sql import migrations
 
 FOLDER = Path(__file__).parent
@@ -34,6 +34,17 @@ async def refund(order: str, cents: int) -> str:
     return f"refunded {cents} for {order}"
 
 
+called: list[str] = []
+
+
+@tool(effect=Effect.IDEMPOTENT, retry=Retry(base_s=0.01))
+async def flaky(order: str) -> str:
+    called.append(order)
+    if called.count(order) == 1:
+        raise ConnectionError("busy")
+    return f"noted {order}"
+
+
 @tool(effect=Effect.EFFECTFUL)
 async def killed(order: str) -> str:
     print("under way", flush=True)
@@ -41,13 +52,15 @@ async def killed(order: str) -> str:
     return order
 
 
-@agent("desk", tools=[find, reserve, refund, killed])
+@agent("desk", tools=[find, reserve, refund, flaky, killed])
 async def desk(turn: Turn) -> str:
     order = turn.input["order"]
     found = await turn.call(find, order)
     await turn.call(reserve.keyed("the order"), order)
     if order == "broken":
         raise ValueError("no such order")
+    if order == "retried":
+        return await turn.call(flaky, order)
     if order == "killed":
         return await turn.call(killed, order)
     return await turn.call(refund, order, found["cents"])
@@ -55,11 +68,19 @@ async def desk(turn: Turn) -> str:
 
 async def main(path: str) -> None:
     settings = Settings(retries_max=1, retry_base_s=0.01)
+    async with Runtime(path, [desk], settings=Settings(idempotency_s=0.001)) as runtime:
+        await runtime.ask("pruned", "desk", {"order": "W0", "note": "x" * 20_000}, key="zero")
+        await runtime.ask("pruned", "desk", {"order": "W0"})
     async with Runtime(path, [desk], settings=settings) as runtime:
         await runtime.ask("done", "desk", {"order": "W1", "note": "x" * 5_000}, key="one")
         await runtime.tell("done", "desk", {"order": "W1", "note": "x" * 5_000}, key="one")
         await runtime.ask("done", "desk", {"order": "W2"}, tenant="acme")
         await runtime.ask("failed", "desk", {"order": "broken"}, key="two")
+        retried = await runtime.ask("retried", "desk", {"order": "retried", "note": "x" * 20_000}, key="five")
+        await runtime.fork(retried.turn_id, from_step=2, key="six")
+        await runtime.ask("retried", "desk", {"order": "retried", "note": "x" * 20_000}, key="seven")
+        if await runtime.prune(older_than_s=0.0) != 2:
+            sys.exit("what was to be pruned is still there")
         await runtime.tell("doubt", "desk", {"order": "doubtful"}, key="three")
         await runtime.tell("doubt", "desk", {"order": "W3"}, key="queued behind")
         while runtime.statistics().suspended == 0:  # noqa: ASYNC110 - a runtime tells nobody that a turn stands

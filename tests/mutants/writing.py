@@ -131,4 +131,39 @@ WRITING: Final[tuple[Mutant, ...]] = (
         ),
         point="7: a redelivery is refused",
     ),
+    _batch(
+        name="SQLite: of what is said of one child in a batch, the first word counts",
+        edits=(
+            (
+                "self.executemany(_STATEMENTS[kind], of_kind)",
+                "self.executemany(_STATEMENTS[kind], of_kind[::-1] if kind is records.DesiredSet else of_kind)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="what is wanted after a verb is what was wanted before it",
+        where="kernel.supervision.noted",
+        tries=("conformance",),
+        edits=(("    after = desired_after(desired, verb)\n", "    after = desired\n"),),
+    ),
+    Mutant(
+        name="an event of supervision that is gone is not missed",
+        where="kernel.supervision.kept",
+        tries=("tests/actors/test_store_noted.py",),
+        edits=(("        if number > expected:\n", "        if number > expected + 1:\n"),),
+    ),
+    Mutant(
+        name="SQLite: the events of a crash loop are never let go",
+        where="actors.store.sql",
+        tries=("conformance",),
+        edits=(
+            ('.read_text(encoding="utf-8")\n', '.read_text(encoding="utf-8").replace("OFFSET 200", "OFFSET 200000")\n'),
+        ),
+    ),
+    Mutant(
+        name="in memory: the events of a crash loop are never let go",
+        where="testing.memory.transaction",
+        tries=("tests/testing/test_conformance.py",),
+        edits=(("        if len(of_path) > noted.EVENTS_PER_PATH_MAX:\n", "        if len(of_path) < 0:\n"),),
+    ),
 )

@@ -11,6 +11,9 @@ from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.lifecycle import Arrival, Change
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import ActorOpened, NodeStarted, Record
+from turnkeeper.kernel.supervision.desired import TRANSITIONS as VERBS
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.supervision.noted import SAID, ChildEventKind, Note, noted, verb_noted
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 from turnkeeper.testing.memory import Disk
 
@@ -18,10 +21,13 @@ PAYLOAD = b"\x01"
 FAILURE = msgspec.msgpack.encode(["E", "m", ""])
 KEYS = ["a", "b", "", "key\0a", "key\0b", "\U0001f9ea", "e\u0301", "\u00e9"]
 ENDS = [EdgeKind.TURN_COMPLETED, EdgeKind.TURN_FAILED, EdgeKind.TURN_CANCELLED]
+PATHS = ["agents/billing", "tree/shop/prices", "tree/shop", "\U0001f9ea"]
+HAPPENING = [kind for kind in ChildEventKind if kind not in dict(SAID.values())]
 INTS = [-1, 1, 2, 3, 4, 2**40, 2**63, -(2**63) - 1]
 TIMES = [0.0, -1.5, 7, 1e300, float("inf"), float("nan"), 2**63]
 STATES = [*(state.value for state in TurnState), "paused", ""]
-TEXTS = [*KEYS, *STATES, *(kind.value for kind in EdgeKind), "\ud800", "odd"]
+KINDS = [*HAPPENING[:2], *Desired]
+TEXTS = [*KEYS, *STATES, *(kind.value for kind in EdgeKind), "\ud800", "odd", *KINDS, "x" * 1_001]
 
 
 class Traffic:
@@ -49,10 +55,10 @@ class Traffic:
         if self.boot_id == 0 or draw < 0.02:
             self.boot_id += 1
             return [NodeStarted(self.boot_id, 4242, 100.0, 145.0)]
-        if draw < 0.05:
-            return [records.NodeBeat(150.0, self.boot_id)]
         if draw < 0.06:
-            return [records.NodeStopped(151.0, self.boot_id)]
+            return [records.NodeBeat(150.0, self.boot_id) if draw < 0.05 else records.NodeStopped(151.0, self.boot_id)]
+        if draw < 0.1:
+            return self._supervise()
         live = [row for row in self.rows.values() if row.state not in TERMINAL]
         if draw < 0.3 or not live:
             return self._accept()
@@ -77,6 +83,15 @@ class Traffic:
             self.receipts.pop(holder or 0, None)
             self.receipts[self.turn_id] = (actor_id, key)
         return [*opened, *change.records]
+
+    def _supervise(self) -> list[Record]:
+        """Say a verb to somebody, or note what became of him."""
+        path, boot_id = self.chance.choice(PATHS), self.boot_id
+        if self.chance.random() < 0.5:
+            kind = self.chance.choice(HAPPENING)
+            return [noted(path, kind, Note("why", code=1), incarnation=self.turn_id, at=103.0, boot_id=boot_id)]
+        verb = self.chance.choice([verb for before, verb in VERBS if before is Desired.PAUSED])
+        return list(verb_noted(path, Desired.PAUSED, verb, Note("why", by="who"), at=103.5, boot_id=boot_id)[1])
 
     def _duplicate(self) -> list[Record]:
         row = self.chance.choice(list(self.rows.values()))
@@ -188,4 +203,4 @@ class Mischief:
             return chance.choice([value for value in (*INTS, *near, *near, *near) if value])
         if field.type in {float, float | None}:
             return chance.choice(TIMES)
-        return chance.choice(TEXTS if field.type is str else [b"", b"\xff\xc1"])
+        return chance.choice(TEXTS if field.type is str else [b"", b"\xff\xc1", bytes(4_097)])

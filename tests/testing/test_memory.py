@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from mischief import KEYS, PAYLOAD, Mischief, Traffic
+from mischief import KEYS, PATHS, PAYLOAD, Mischief, Traffic
 
 from turnkeeper.actors.store.batch import ORDER
 from turnkeeper.actors.store.sqlite import SqliteStore
@@ -34,6 +34,9 @@ from turnkeeper.kernel.ports import Store
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import ActorOpened, EdgeAppended, NodeStarted, Record
 from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.supervision.desired import Desired, Verb
+from turnkeeper.kernel.supervision.kept import check_noted
+from turnkeeper.kernel.supervision.noted import verb_noted
 from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.testing.memory import Disk, MemoryStore
 
@@ -75,7 +78,7 @@ async def as_sqlite(store: MemoryStore, points: Sequence[Sequence[Record]]) -> M
 
 def stored(path: Path) -> dict[str, list[Any]]:
     """Return every row of every table of a file."""
-    tables = ("nodes", "actors", "turns", "receipts", "edges", "deliverables")
+    tables = ("nodes", "actors", "turns", "receipts", "edges", "deliverables", "desired", "child_events")
     with closing(sqlite3.connect(path)) as connection:
         return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in tables}
 
@@ -94,6 +97,8 @@ def held(disk: Disk) -> dict[str, list[Any]]:
         ],
         "edges": [(number, *row(edge)) for number, edge in edges],
         "deliverables": [row(deliverable) for _, deliverable in sorted(disk.deliverables.items())],
+        "desired": [tuple(row) for row in disk.wanted()],
+        "child_events": [tuple(event) for event in disk.child_events()],
     }
 
 
@@ -106,6 +111,8 @@ def shown(rows: Rows) -> list[object]:
             row = counted(turn.row)
             seen += [row, *turn[1:], rows.edges(row.turn_id), rows.deliverable(row.turn_id)]
     violations = {(found.rule, found.where) for found in check_rows(rows, Tally())}
+    violations |= {(found.rule, found.where) for found in check_noted(rows)}
+    seen += [list(rows.desired()), list(rows.child_events()), list(rows.child_events(PATHS[0], 2, 3))]
     return [*seen, sorted(rows.orphans()), sorted(violations)]
 
 
@@ -120,6 +127,8 @@ async def answers(store: Store, last: int) -> list[object]:
         said.append(await store.actor_id(Address("", f"session-{actor_id}", "billing")))
     said.append(await store.happened(0, 1_000_000))
     said += [await store.happened(since, 7) for since in range(0, 50, 5)]
+    said += [await store.desired(), await store.child_events()]
+    said += [await store.child_events(path, 3, 4) for path in PATHS]
     return said
 
 
@@ -323,8 +332,11 @@ async def test_disks_with_the_same_rows_have_the_same_digest_and_others_have_ano
         await second.apply([point])
     alike = one.digest() == other.digest()
     await second.apply([ENDED.records])
+    paused = one.digest()
+    await first.apply([verb_noted("agents/a", Desired.RUNNING, Verb.PAUSE, at=1.0, boot_id=1)[1]])
 
     assert alike
+    assert one.digest() != paused
     assert one.digest() != other.digest()
     assert len(one.digest()) == len(bytes.fromhex(one.digest())) * 2
 

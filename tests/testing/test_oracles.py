@@ -466,6 +466,26 @@ def test_a_handler_that_starts_for_a_turn_the_store_does_not_know_is_found_out()
         scene.oracles.entered(Started)  # type: ignore[arg-type]
 
 
+def test_a_handler_whose_turn_was_taken_from_it_is_inside_no_more() -> None:
+    """It would not stop, and can do no step; when it ends at last, it is not the next one that has left."""
+    scene = Scene()
+    scene.accept()
+
+    class Taken:
+        tenant, session_id, agent_id, turn_id, attempt = "", "s", "a", 1, 1
+        over = True
+
+    class Next(Taken):
+        over = False
+
+    scene.oracles.entered(Taken)  # type: ignore[arg-type]
+    scene.oracles.entered(Next)  # type: ignore[arg-type]
+    scene.oracles.left(Taken)  # type: ignore[arg-type]
+
+    with pytest.raises(Violated, match="started inside turn 1"):
+        scene.oracles.entered(Next)  # type: ignore[arg-type]
+
+
 def test_a_kill_lets_the_next_life_start_what_the_last_was_inside_of() -> None:
     """What a dead process was doing is forgotten; what it started first is not."""
     scene = Scene()
@@ -473,6 +493,7 @@ def test_a_kill_lets_the_next_life_start_what_the_last_was_inside_of() -> None:
 
     class Started:
         tenant, session_id, agent_id, turn_id, attempt = "", "s", "a", 1, 1
+        over = False
 
     scene.oracles.entered(Started)  # type: ignore[arg-type]
     with pytest.raises(Violated, match="started inside turn 1"):

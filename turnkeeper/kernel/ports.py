@@ -11,6 +11,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["Chance", "Clock", "Happening", "LiveTurn", "Marks", "Points", "Store"]
@@ -141,6 +142,23 @@ class Store(Protocol):
 
     async def happened(self, since: int, limit: int) -> list[Happening]:
         """Return at most `limit` committed edges after an offset, in the order in which they were committed."""
+        ...
+
+    async def desired(self) -> list[DesiredRow]:
+        """Return what is wanted of everybody of whom it was ever said, by path; of all others it is to run."""
+        ...
+
+    async def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        """Return at most `limit` events of supervision after a number, in the order in which they were committed.
+
+        The newest are kept, so many of a path and so many in all (`EVENTS_PER_PATH_MAX`, `EVENTS_MAX` in
+        `kernel.supervision.noted`); the others go in the commit that makes them too many.
+
+        Args:
+            path: whose; None for everybody's.
+            after: the number of the last one that is known already.
+            limit: how many at most.
+        """
         ...
 
     async def look(self, question: Callable[[Rows], T]) -> T:

@@ -7,7 +7,9 @@ import msgspec
 
 __all__ = [
     "ActorOpened",
+    "ChildNoted",
     "Deliverable",
+    "DesiredSet",
     "EdgeAppended",
     "EdgeAppendedLate",
     "NodeBeat",
@@ -157,6 +159,32 @@ class Deliverable(_Record, frozen=True):
     at: float
 
 
+class DesiredSet(_Record, frozen=True):
+    """What is wanted of an agent or a child from now on. The last one of a path counts, in the order of commits.
+
+    Made with its event by `supervision.noted.verb_noted`: the two belong into one commit point.
+    """
+
+    path: str
+    desired: str
+    reason: str
+    at: float
+    changed_by: str
+    digest: bytes = b""
+
+
+class ChildNoted(_Record, frozen=True):
+    """Something happened to an agent, a child or a supervisor; the store finds its number. See `supervision.noted`."""
+
+    path: str
+    kind: str
+    incarnation: int
+    at: float
+    boot_id: int
+    detail: bytes
+    digest: bytes = b""
+
+
 Record = (
     NodeStarted
     | NodeBeat
@@ -171,4 +199,6 @@ Record = (
     | EdgeAppended
     | EdgeAppendedLate
     | Deliverable
+    | DesiredSet
+    | ChildNoted
 )

@@ -7,6 +7,7 @@ from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["NumberedEdge", "Rows", "SessionRow", "StoredTurn"]
@@ -87,6 +88,14 @@ class Rows(Protocol):
 
     def lease_until(self, boot_id: int) -> float | None:
         """Return until when a boot may run turns (wall time, s); None if it has stopped, or never was."""
+        ...
+
+    def desired(self) -> Sequence[DesiredRow]:
+        """Return what is wanted of whom, as `Store.desired`; values are as stored, known or not."""
+        ...
+
+    def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> Sequence[ChildEvent]:
+        """Return events of supervision, as `Store.child_events`; values are as stored, known or not."""
         ...
 
     def orphans(self) -> Iterable[tuple[str, str]]:

@@ -64,7 +64,7 @@ class Oracles:
         """Watch what happens on a disk."""
         self._disk = disk
         self._folds: dict[int, TurnRow] = {}
-        self._inside: dict[Address, int] = {}
+        self._inside: dict[Address, Turn] = {}
         self._called: Counter[str] = Counter()
         self._touched: set[int] = set()
         self._live: defaultdict[int, set[int]] = defaultdict(set)
@@ -191,15 +191,18 @@ class Oracles:
         if self._disk.actors[stored.actor_id] != address:
             owner = self._disk.actors[stored.actor_id]
             raise Violated("a turn runs at its address", f"{where} of {owner} started at {address}")
-        if address in self._inside:
-            raise Violated("one running turn", f"{where} started inside turn {self._inside[address]} of {address}")
+        inside = self._inside.get(address)
+        if inside is not None and not inside.over:  # one that would not stop has lost its turn, and can do no step
+            raise Violated("one running turn", f"{where} started inside turn {inside.turn_id} of {address}")
         if earlier := [live for live in self._live[stored.actor_id] if live < turn.turn_id]:
             raise Violated("order of acceptance", f"{where} started before turns {sorted(earlier)} of {address} ended")
-        self._inside[address] = turn.turn_id
+        self._inside[address] = turn
 
     def left(self, turn: Turn) -> None:
         """Note that a handler is over."""
-        self._inside.pop(Address(turn.tenant, turn.session_id, turn.agent_id), None)
+        address = Address(turn.tenant, turn.session_id, turn.agent_id)
+        if self._inside.get(address) is turn:
+            del self._inside[address]
 
     # ------------------------------------------------------------ at each effect
 

@@ -12,6 +12,7 @@ from turnkeeper.kernel.ports import Happening, LiveTurn, Marks, Points, Store
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["POINTS", "KillAt", "PointedStore"]
@@ -88,6 +89,14 @@ class PointedStore:
     async def happened(self, since: int, limit: int) -> list[Happening]:
         """Return committed edges after an offset."""
         return await self._store.happened(since, limit)
+
+    async def desired(self) -> list[DesiredRow]:
+        """See `Store.desired`."""
+        return await self._store.desired()
+
+    async def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        """See `Store.child_events`."""
+        return await self._store.child_events(path, after, limit)
 
     async def look(self, question: Callable[[Rows], T]) -> T:
         """Answer a question from one consistent view of the rows."""

@@ -10,6 +10,7 @@ from turnkeeper.actors.store.sql import objects
 from turnkeeper.actors.store.wal import damage
 from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.history import Tally, Violation, check_rows
+from turnkeeper.kernel.supervision.kept import check_noted
 
 __all__ = ["Audit", "audit"]
 
@@ -69,3 +70,4 @@ class _Auditor:
             if stored.get(name) != expected.get(name):
                 yield Violation("schema", name, "is not as this version makes it")
         yield from check_rows(self._reader, self._tally)
+        yield from check_noted(self._reader)

@@ -44,6 +44,8 @@ ORDER: Final[tuple[type[Record], ...]] = (
     records.ReceiptSeen,
     records.NodeBeat,
     records.NodeStopped,
+    records.DesiredSet,
+    records.ChildNoted,
 )
 """The order of kinds within a batch; within a kind, rows keep the order of their commit points."""
 

@@ -63,6 +63,17 @@ INSERT INTO blobs (turn_id, ordinal, body) VALUES (?, ?, ?);
 -- turn_completed | turn_failed | turn_cancelled: the one deliverable.
 INSERT INTO deliverables (turn_id, outcome, body, at) VALUES (?, ?, ?, ?);
 
+-- name: desired_set
+-- A verb was said: the last one of a path counts.
+INSERT INTO desired (path, desired, reason, at, changed_by, digest) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (path) DO UPDATE
+SET desired = excluded.desired, reason = excluded.reason, at = excluded.at, changed_by = excluded.changed_by,
+    digest = excluded.digest;
+
+-- name: child_noted
+-- Something happened to a child; its oldest events go by trigger.
+INSERT INTO child_events (path, kind, incarnation, at, boot_id, detail, digest) VALUES (?, ?, ?, ?, ?, ?, ?);
+
 -- name: store_created
 INSERT INTO store (store_id, created_at) VALUES (?, ?);
 
@@ -108,6 +119,17 @@ WHERE e.turn_id = ? ORDER BY e.ordinal;
 SELECT e.edge_id, e.turn_id, e.ordinal, e.kind, e.at, a.tenant, a.session_id, a.agent_id
 FROM edges e JOIN turns t USING (turn_id) JOIN actors a USING (actor_id)
 WHERE e.edge_id > ? ORDER BY e.edge_id LIMIT ?;
+
+-- name: desired
+SELECT path, desired, reason, at, changed_by, digest FROM desired ORDER BY path;
+
+-- name: child_events
+SELECT event_id, at, boot_id, path, kind, incarnation, detail, digest FROM child_events
+WHERE event_id > ? ORDER BY event_id LIMIT ?;
+
+-- name: child_events_of
+SELECT event_id, at, boot_id, path, kind, incarnation, detail, digest FROM child_events
+WHERE path = ? AND event_id > ? ORDER BY event_id LIMIT ?;
 
 -- name: deliverable_of
 SELECT d.turn_id, d.outcome, coalesce(b.body, d.body), d.at

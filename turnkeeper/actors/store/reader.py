@@ -16,6 +16,7 @@ from turnkeeper.kernel.ports import Happening
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.rows import NumberedEdge, SessionRow, StoredTurn
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
 __all__ = ["Reader"]
@@ -128,6 +129,16 @@ class Reader:
         """Return at most `limit` committed edges after an offset; see `Store.happened`."""
         return [Happening(*[*row[:5], Address(*row[5:])]) for row in self._rows("edges_since", since, limit)]
 
+    def desired(self) -> list[DesiredRow]:
+        """Return what is wanted of whom, by path; values are as stored, known or not."""
+        return [DesiredRow(*row) for row in self._rows("desired")]
+
+    def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        """Return events of supervision, see `Store.child_events`; values are as stored, known or not."""
+        if path is None:
+            return [ChildEvent(*row) for row in self._rows("child_events", after, limit)]
+        return [ChildEvent(*row) for row in self._rows("child_events_of", path, after, limit)]
+
     def prunable(self, ended_before: float, now: float, limit: int) -> list[int]:
         """Return the ids of turns that may go; see `Store.prune`."""
         return [turn_id for (turn_id,) in self._rows("prunable", ended_before, now, limit)]
@@ -158,7 +169,7 @@ class Reader:
     def _all(self, sql: str, parameters: tuple[object, ...] = ()) -> Iterator[Any]:
         try:
             yield from self._connection.execute(sql, parameters)
-        except OverflowError:  # a number that no row can have
+        except (OverflowError, UnicodeEncodeError):  # what could not be stored is in no row
             return
         except UNREADABLE as error:
             raise explained(self.path, error) from error

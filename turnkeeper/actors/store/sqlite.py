@@ -21,6 +21,8 @@ from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
 from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.supervision.noted import ChildEvent, ChildEventKind, DesiredRow
 from turnkeeper.kernel.turn import TurnRow, TurnState
 
 __all__ = ["SqliteStore"]
@@ -151,6 +153,18 @@ class SqliteStore:
     async def happened(self, since: int, limit: int) -> list[Happening]:
         """Return committed edges after an offset, in the order in which they were committed."""
         return [Happening(*[*row[:5], Address(*row[5:])]) for row in await self._read("edges_since", since, limit)]
+
+    async def desired(self) -> list[DesiredRow]:
+        """Return what is wanted of whom, by path."""
+        return [DesiredRow(*row)._replace(desired=Desired(row[1])) for row in await self._read("desired")]
+
+    async def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        """Return events of supervision after a number, in the order in which they were committed."""
+        if path is None:
+            found = await self._read("child_events", after, limit)
+        else:
+            found = await self._read("child_events_of", path, after, limit)
+        return [ChildEvent(*row)._replace(kind=ChildEventKind(row[4])) for row in found]
 
     async def look(self, question: Callable[[Rows], T]) -> T:
         """Answer a question from one consistent view, in a thread and on a connection of its own."""

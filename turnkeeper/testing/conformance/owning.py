@@ -21,6 +21,9 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "edges": lambda store: store.edges(1),
     "deliverable": lambda store: store.deliverable(3),
     "happened": lambda store: store.happened(0, 10),
+    "desired": lambda store: store.desired(),
+    "child_events": lambda store: store.child_events(),
+    "child_events of a path": lambda store: store.child_events("agents/billing"),
     "prune": lambda store: store.prune(1e12, 1e12, 10),
 }
 

@@ -96,11 +96,12 @@ def facts(rejected: Mapping[int, TurnkeeperError]) -> dict[int, tuple[type, dict
 
 
 async def everything(store: Store) -> list[object]:
-    """Return all that can be read of the turns 1 to 9 and from 100 on, of their receipts and their actors."""
+    """Return all that can be read of supervision, of the turns 1 to 9 and from 100 on, their receipts and actors."""
     seen: list[object] = [await store.live_turns()]
     for turn_id in (*range(1, 10), *range(100, 106)):
         seen += [await store.turn(turn_id), await store.edges(turn_id), await store.deliverable(turn_id)]
         seen += [await store.receipt(actor_id, f"key-{turn_id}") for actor_id in (ACTOR, OTHER_ACTOR, NEIGHBOUR)]
+    seen += [await store.desired(), await store.child_events()]
     return [*seen, *[await store.actor_id(address(actor_id)) for actor_id in (ACTOR, 11, OTHER_ACTOR, NEIGHBOUR)]]
 
 

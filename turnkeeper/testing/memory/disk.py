@@ -9,6 +9,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.rows import NumberedEdge, Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
 __all__ = ["Disk", "Node", "Pruned", "Receipt", "Turn"]
@@ -67,7 +68,8 @@ class Disk:
     """What survives the process: the tables, by their ids. A store is one process's handle on it.
 
     `owner` is the store that has it open. `addresses`, `keys` and `running` are the unique indexes,
-    `counts` the numbers given out. `pruned` is no table: it is what was deleted.
+    `counts` the numbers given out; `noted` are the events of supervision, by path and number. `pruned` is no table: it
+    is what was deleted.
     """
 
     __slots__ = (
@@ -75,9 +77,11 @@ class Disk:
         "addresses",
         "counts",
         "deliverables",
+        "desired",
         "edges",
         "keys",
         "nodes",
+        "noted",
         "owner",
         "pruned",
         "receipts",
@@ -95,12 +99,14 @@ class Disk:
         self.turns: dict[int, Turn] = {}
         self.receipts: dict[int, Receipt] = {}
         self.edges: dict[int, dict[int, NumberedEdge]] = {}
-        self.counts: dict[str, int] = {"edges": 0}
+        self.counts: dict[str, int] = {"edges": 0, "child_events": 0}
         self.deliverables: dict[int, Deliverable] = {}
         self.addresses: dict[Address, int] = {}
         self.keys: dict[tuple[int, str], int] = {}
         self.running: dict[int, int] = {}
         self.pruned: dict[int, Pruned] = {}
+        self.desired: dict[str, DesiredRow] = {}
+        self.noted: dict[str, dict[int, ChildEvent]] = {}
 
     def rows(self) -> Rows:
         """Return a view of the rows, good until the next commit; for `kernel.history.check_rows`."""
@@ -116,8 +122,19 @@ class Disk:
                 for table in (self.turns, self.receipts, self.deliverables)
             ),
             [(number, *msgspec.structs.astuple(edge)) for number, edge in edges],
+            self.wanted(),
+            self.child_events(),
         )
         return blake2b(msgspec.msgpack.encode(tables), digest_size=32).hexdigest()
+
+    def wanted(self) -> list[DesiredRow]:
+        """Return what is wanted of whom, by path."""
+        return [row for _, row in sorted(self.desired.items())]
+
+    def child_events(self, path: str | None = None, after: int = 0) -> list[ChildEvent]:
+        """Return events of supervision after a number, in the order in which they were committed."""
+        tables = self.noted.values() if path is None else [self.noted.get(path, {})]
+        return sorted(event for of_path in tables for number, event in of_path.items() if number > after)
 
     def turn_row(self, turn: Turn) -> TurnRow:
         """Return a turn as its readers see it."""
@@ -219,6 +236,12 @@ class _DiskRows:
 
     def deliverable(self, turn_id: int) -> Deliverable | None:
         return self._disk.deliverables.get(turn_id)
+
+    def desired(self) -> list[DesiredRow]:
+        return self._disk.wanted()
+
+    def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        return self._disk.child_events(path, after)[:limit]
 
     def orphans(self) -> Iterator[tuple[str, str]]:
         receipts, turns = self._disk.receipts.values(), self._disk.turns

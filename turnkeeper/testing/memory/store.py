@@ -12,6 +12,7 @@ from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
 from turnkeeper.kernel.receipt import ReceiptRow
 from turnkeeper.kernel.records import Deliverable, Record
 from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TERMINAL, TurnRow
 from turnkeeper.testing.memory.disk import Disk
 from turnkeeper.testing.memory.transaction import prune, write
@@ -139,6 +140,16 @@ class MemoryStore:
         ]
         await self._ready()  # on its way back: more may be committed meanwhile, and its reader must not miss it
         return found
+
+    async def desired(self) -> list[DesiredRow]:
+        """Return what is wanted of whom, by path."""
+        await self._ready()
+        return self._disk.wanted()
+
+    async def child_events(self, path: str | None = None, after: int = 0, limit: int = 1_000) -> list[ChildEvent]:
+        """Return events of supervision after a number, in the order in which they were committed."""
+        await self._ready()
+        return self._disk.child_events(path, after)[:limit]
 
     async def look(self, question: Callable[[Rows], T]) -> T:
         """Answer a question from the rows as they are."""

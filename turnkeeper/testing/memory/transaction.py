@@ -1,7 +1,6 @@
 """The transaction: what each record does to a disk, which of them are refused, and why."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -15,7 +14,6 @@ from turnkeeper.kernel.errors import (
     KeyTaken,
     LeaseHeld,
     StaleEpoch,
-    StorageFailed,
     TurnkeeperError,
     TurnNotFound,
     VersionConflict,
@@ -23,64 +21,13 @@ from turnkeeper.kernel.errors import (
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Record
 from turnkeeper.kernel.rows import NumberedEdge
+from turnkeeper.kernel.supervision import noted
+from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.turn import TERMINAL, TurnState
 from turnkeeper.testing.memory.disk import Disk, Node, Pruned, Receipt, Turn
+from turnkeeper.testing.memory.fitting import FITS, refused, require, require_text, require_times
 
 __all__ = ["prune", "write"]
-
-
-_INT_END: Final = 1 << 63
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and -_INT_END <= value < _INT_END
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, float) or _is_int(value)
-
-
-def _is_blob(value: object) -> bool:
-    return isinstance(value, bytes)
-
-
-def _is_text(value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_FITS: Final[Mapping[object, Callable[[object], bool]]] = MappingProxyType(
-    {
-        int: _is_int,
-        bytes | None: lambda value: value is None or _is_blob(value),
-        int | None: lambda value: value is None or _is_int(value),
-        float: _is_real,
-        float | None: lambda value: value is None or _is_real(value),
-        str: _is_text,
-        bytes: _is_blob,
-    }
-)
-
-
-def _refused(record: Record, why: str) -> StorageFailed:
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(record).__name__).lower()
-    return StorageFailed("store", f"{name} was refused: {why}")
-
-
-def _require(holds: bool, record: Record, why: str) -> None:
-    if not holds:
-        raise _refused(record, why)
-
-
-def _require_times(record: Record, *times: float) -> None:
-    """Refuse a time that is no number: a database stores it as no value."""
-    for time in times:
-        _require(not math.isnan(time), record, "a time is not a number")
 
 
 def _or_nothing(time: float | None) -> float | None:
@@ -123,14 +70,14 @@ class _Transaction:
     # ------------------------------------------------------------ nodes, actors, receipts
 
     def node_started(self, record: records.NodeStarted) -> None:
-        _require_times(record, record.started_at, record.lease_until)
-        _require(record.boot_id not in self._disk.nodes, record, "the boot has started already")
+        require_times(record, record.started_at, record.lease_until)
+        require(record.boot_id not in self._disk.nodes, record, "the boot has started already")
         node = Node(record.boot_id, record.pid, record.started_at, record.lease_until)
         self._put(self._disk.nodes, record.boot_id, node)
 
     def node_beat(self, record: records.NodeBeat) -> None:
         node = self._node(record.boot_id, record)
-        _require_times(record, record.lease_until)
+        require_times(record, record.lease_until)
         self._put(self._disk.nodes, record.boot_id, _replace(node, lease_until=record.lease_until))
 
     def node_stopped(self, record: records.NodeStopped) -> None:
@@ -139,17 +86,17 @@ class _Transaction:
 
     def actor_opened(self, record: records.ActorOpened) -> None:
         address = Address(record.tenant, record.session_id, record.agent_id)
-        _require(record.actor_id not in self._disk.actors, record, "the id has an actor already")
-        _require(address not in self._disk.addresses, record, "the address has an actor already")
+        require(record.actor_id not in self._disk.actors, record, "the id has an actor already")
+        require(address not in self._disk.addresses, record, "the address has an actor already")
         self._put(self._disk.actors, record.actor_id, address)
         self._put(self._disk.addresses, address, record.actor_id)
 
     def receipt_accepted(self, record: records.ReceiptAccepted) -> None:
-        _require_times(record, record.first_seen, record.last_seen, record.expires_at)
+        require_times(record, record.first_seen, record.last_seen, record.expires_at)
         if record.receipt_id in self._disk.receipts or (record.actor_id, record.key) in self._disk.keys:
             raise KeyTaken(record.key)
-        _require(record.actor_id in self._disk.actors, record, "there is no such actor")
-        _require(record.turn_id in self._disk.turns, record, "there is no such turn")
+        require(record.actor_id in self._disk.actors, record, "there is no such actor")
+        require(record.turn_id in self._disk.turns, record, "there is no such turn")
         self._put(self._disk.receipts, record.receipt_id, Receipt(*msgspec.structs.astuple(record)))
         self._put(self._disk.keys, (record.actor_id, record.key), record.receipt_id)
 
@@ -157,7 +104,7 @@ class _Transaction:
         receipt = self._disk.receipts.get(record.receipt_id)
         if receipt is None:
             raise VersionConflict(record.receipt_id, 0)
-        _require_times(record, record.last_seen)
+        require_times(record, record.last_seen)
         seen = _replace(receipt, duplicate_count=receipt.duplicate_count + 1, last_seen=record.last_seen)
         self._put(self._disk.receipts, record.receipt_id, seen)
 
@@ -172,11 +119,11 @@ class _Transaction:
 
     def turn_inserted(self, record: records.TurnInserted) -> None:
         disk, running = self._disk, record.state == TurnState.RUNNING
-        _require(running or record.state == TurnState.QUEUED, record, f"no turn begins as {record.state}")
-        _require(running == (record.boot_id is not None), record, "a turn has an owner while it runs, and only then")
+        require(running or record.state == TurnState.QUEUED, record, f"no turn begins as {record.state}")
+        require(running == (record.boot_id is not None), record, "a turn has an owner while it runs, and only then")
         if record.turn_id in disk.turns or (running and record.actor_id in disk.running):
             raise LeaseHeld(record.actor_id)
-        _require(record.actor_id in disk.actors, record, "there is no such actor")
+        require(record.actor_id in disk.actors, record, "there is no such actor")
         if running:
             self._node(record.boot_id, record)
             self._put(disk.running, record.actor_id, record.turn_id)
@@ -186,12 +133,12 @@ class _Transaction:
     def turn_released(self, record: records.TurnReleased) -> None:
         turn = self._guarded(record)
         due_at, delivered = _or_nothing(record.due_at), record.deliverable_id is not None
-        _require(record.state in _STATES, record, f"{record.state} is no state")
-        _require(record.state != TurnState.RUNNING, record, "a turn that runs has an owner")
-        _require(record.state != TurnState.SUSPENDED or due_at is not None, record, "a wait has a deadline")
-        _require((record.state in TERMINAL) == delivered, record, "a turn has a deliverable once it ends, not before")
-        _require(record.deliverable_id in {None, record.turn_id}, record, "a deliverable is its own turn's")
-        _require(not delivered or record.turn_id in self._disk.deliverables, record, "there is no such deliverable")
+        require(record.state in _STATES, record, f"{record.state} is no state")
+        require(record.state != TurnState.RUNNING, record, "a turn that runs has an owner")
+        require(record.state != TurnState.SUSPENDED or due_at is not None, record, "a wait has a deadline")
+        require((record.state in TERMINAL) == delivered, record, "a turn has a deliverable once it ends, not before")
+        require(record.deliverable_id in {None, record.turn_id}, record, "a deliverable is its own turn's")
+        require(not delivered or record.turn_id in self._disk.deliverables, record, "there is no such deliverable")
         if turn.state == TurnState.RUNNING:
             self._drop(self._disk.running, turn.actor_id)
         after = Turn(
@@ -210,7 +157,7 @@ class _Transaction:
 
     def turn_acquired(self, record: records.TurnAcquired) -> None:
         turn = self._guarded(record)
-        _require(turn.deliverable_id is None, record, "a turn that has ended does not run again")
+        require(turn.deliverable_id is None, record, "a turn that has ended does not run again")
         if self._disk.running.get(turn.actor_id, turn.turn_id) != turn.turn_id:
             raise LeaseHeld(turn.actor_id)
         self._node(record.boot_id, record)
@@ -228,11 +175,11 @@ class _Transaction:
         self._put(self._disk.running, turn.actor_id, turn.turn_id)
 
     def deliverable(self, record: records.Deliverable) -> None:
-        _require_times(record, record.at)
-        _require(record.outcome in TERMINAL, record, f"{record.outcome} is no end")
+        require_times(record, record.at)
+        require(record.outcome in TERMINAL, record, f"{record.outcome} is no end")
         if record.turn_id in self._disk.deliverables:
             raise DeliverableRecorded(record.turn_id)
-        _require(record.turn_id in self._disk.turns, record, "there is no such turn")
+        require(record.turn_id in self._disk.turns, record, "there is no such turn")
         self._put(self._disk.deliverables, record.turn_id, record)
 
     # ------------------------------------------------------------ edges
@@ -241,7 +188,7 @@ class _Transaction:
         turn = self._disk.turns.get(record.turn_id)
         if turn is None or turn.epoch != record.fence:
             raise StaleEpoch(record.turn_id, record.fence)
-        _require_times(record, record.at)
+        require_times(record, record.at)
         if record.ordinal in self._disk.edges[record.turn_id]:
             raise VersionConflict(record.turn_id, record.ordinal)
         self._append(record, record.ordinal, record.epoch, record.digest)
@@ -251,7 +198,7 @@ class _Transaction:
         edges = self._disk.edges[record.turn_id] if turn is not None else {}
         if turn is None or not edges:  # nothing to follow
             raise TurnNotFound(record.turn_id)
-        _require_times(record, record.at)
+        require_times(record, record.at)
         last = max(edges)
         digest = chained(edges[last].edge.digest, record.turn_id, record.kind, record.at, record.detail)
         self._append(record, last + 1, turn.epoch, digest)
@@ -265,13 +212,56 @@ class _Transaction:
         self._put(self._disk.counts, "edges", number)
         self._put(self._disk.edges[record.turn_id], ordinal, NumberedEdge(number, edge))
 
+    # ------------------------------------------------------------ supervision
+
+    def desired_set(self, record: records.DesiredSet) -> None:
+        require_times(record, record.at)
+        require(record.path != "", record, "it has no path")
+        require_text(record, record.path, noted.PATH_BYTES_MAX)
+        require_text(record, record.reason, noted.TEXT_BYTES_MAX)
+        require_text(record, record.changed_by, noted.TEXT_BYTES_MAX)
+        require(record.desired in _DESIRED, record, f"{record.desired} is nothing that can be wanted")
+        row = noted.DesiredRow(*msgspec.structs.astuple(record))
+        self._put(self._disk.desired, record.path, row._replace(desired=Desired(record.desired)))
+
+    def child_noted(self, record: records.ChildNoted) -> None:
+        disk = self._disk
+        require_times(record, record.at)
+        require(record.path != "", record, "it has no path")
+        require_text(record, record.path, noted.PATH_BYTES_MAX)
+        require(record.kind in _NOTED, record, f"{record.kind} is no kind of event")
+        require(record.incarnation >= 0, record, "an incarnation is a number from 0")
+        require(len(record.detail) <= noted.DETAIL_BYTES_MAX, record, "its detail is too long")
+        self._node(record.boot_id, record)
+        number = disk.counts["child_events"] + 1
+        event = noted.ChildEvent(
+            number,
+            record.at,
+            record.boot_id,
+            record.path,
+            noted.ChildEventKind(record.kind),
+            record.incarnation,
+            record.detail,
+            record.digest,
+        )
+        self._put(disk.counts, "child_events", number)
+        if record.path not in disk.noted:
+            self._put(disk.noted, record.path, {})
+        of_path = disk.noted[record.path]
+        self._put(of_path, number, event)
+        if len(of_path) > noted.EVENTS_PER_PATH_MAX:
+            self._drop(of_path, min(of_path))
+        for other in disk.noted.values():  # each event takes at most one with it, so no more can be too old
+            if number - noted.EVENTS_MAX in other:
+                self._drop(other, number - noted.EVENTS_MAX)
+
     # ------------------------------------------------------------ what several need
 
     def _node(self, boot_id: int | None, record: Record) -> Node:
         """Return a node that has started."""
         node = None if boot_id is None else self._disk.nodes.get(boot_id)
         if node is None:
-            raise _refused(record, "there is no such boot")
+            raise refused(record, "there is no such boot")
         return node
 
     def _guarded(self, record: records.TurnReleased | records.TurnAcquired) -> Turn:
@@ -283,6 +273,8 @@ class _Transaction:
 
 
 _STATES: Final = frozenset(TurnState)
+_DESIRED: Final = frozenset(Desired)
+_NOTED: Final = frozenset(noted.ChildEventKind)
 _replace: Final = msgspec.structs.replace
 _APPLY: Final[Mapping[type[Record], Callable[[_Transaction, Any], None]]] = MappingProxyType(
     {
@@ -299,10 +291,12 @@ _APPLY: Final[Mapping[type[Record], Callable[[_Transaction, Any], None]]] = Mapp
         records.EdgeAppended: _Transaction.edge_appended,
         records.EdgeAppendedLate: _Transaction.edge_appended_late,
         records.Deliverable: _Transaction.deliverable,
+        records.DesiredSet: _Transaction.desired_set,
+        records.ChildNoted: _Transaction.child_noted,
     }
 )
 _COLUMNS: Final[Mapping[type[Record], tuple[tuple[str, Callable[[object], bool]], ...]]] = MappingProxyType(
-    {kind: tuple((field.name, _FITS[field.type]) for field in msgspec.structs.fields(kind)) for kind in _APPLY}
+    {kind: tuple((field.name, FITS[field.type]) for field in msgspec.structs.fields(kind)) for kind in _APPLY}
 )
 
 
@@ -329,7 +323,7 @@ def _write_point(transaction: _Transaction, point: Sequence[Record]) -> Turnkeep
         try:
             for (name, fits), value in zip(_COLUMNS[kind], msgspec.structs.astuple(record), strict=True):
                 if not fits(value):
-                    raise _refused(record, f"{name} cannot be stored")
+                    raise refused(record, f"{name} cannot be stored")
             _APPLY[kind](transaction, record)
         except TurnkeeperError as error:
             return _told(record, error)
