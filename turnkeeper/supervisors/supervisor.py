@@ -26,11 +26,13 @@ from turnkeeper.kernel.errors import (
     InvalidName,
     ShuttingDown,
     TooManyRestarts,
+    TurnkeeperError,
     UnknownChild,
 )
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited
-from turnkeeper.kernel.supervision.desired import Desired, Verb, desired_after
+from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.intensity import Intensity, Window
+from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, note_of_exit
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy
 from turnkeeper.supervisors.chronicle import Chronicle, Unrecorded
@@ -200,7 +202,7 @@ class Supervisor:
         self._want(place)
         await waiter
 
-    async def tell(self, name: str, verb: Verb, reason: str = "") -> Desired:
+    async def tell(self, name: str, verb: Verb, reason: str = "", *, by: str = "") -> Desired:
         """Say what is wanted of a child, recorded; return what is wanted of it now, once that is so.
 
         Stopping and quarantine end it, within its `shutdown_s`; resuming and releasing start it, with a fresh window.
@@ -208,12 +210,10 @@ class Supervisor:
         Raises:
             UnknownChild: there is no such child.
             VerbRefused: the verb means nothing to what is wanted now.
+            StorageFailed: it could not be recorded; nothing has changed.
         """
         place = self._place(name)
-        desired = desired_after(place.desired, verb)
-        if desired is not place.desired:
-            place.desired = desired
-            await self._chronicle.wanted(self._path_of(place), desired, verb, reason)
+        place.desired = desired = await self._chronicle.say(self._path_of(place), verb, Note(reason, by=by))
         if desired is Desired.RUNNING:
             if place.window is not None:
                 place.window.clear()
@@ -281,17 +281,17 @@ class Supervisor:
 
     def up(self, place: Place) -> None:
         """Hear that an incarnation is up."""
-        self._chronicle.noted(self._path_of(place), "started", place.slot.incarnation, None)
+        self._note(place, ChildEventKind.STARTED)
 
     def down(self, place: Place) -> None:
         """Hear that an incarnation was stopped."""
-        self._chronicle.noted(self._path_of(place), "stopped", place.slot.incarnation, None)
+        self._note(place, ChildEventKind.ENDED)
         if self._open and place.slot.wanted and place.desired is Desired.RUNNING:
             self._retry(place)
 
     def fell(self, place: Place, exit_: Exit) -> None:
         """Hear that an incarnation has ended by itself."""
-        self._chronicle.noted(self._path_of(place), "exited", place.slot.incarnation, exit_)
+        self._note(place, *note_of_exit(exit_))
         if self._open:
             self._decide(place, exit_)
         else:
@@ -311,6 +311,7 @@ class Supervisor:
             self._too_often(place)
             return
         pause_s = self.intensity.pause_s(number, self._chance())
+        self._note(place, ChildEventKind.RESTARTED, Note(restart=number, pause_s=pause_s))
         if self.strategy is not Strategy.ONE_FOR_ONE:
             self._rounds.add(place, loop.time() + pause_s)
         elif pause_s:
@@ -332,7 +333,7 @@ class Supervisor:
             place.begin()
         except Exception as error:  # noqa: BLE001 - a child that cannot be started has fallen, whatever it raised
             exit_ = crash_of(error)
-            self._chronicle.noted(self._path_of(place), "exited", place.slot.incarnation, exit_)
+            self._note(place, *note_of_exit(exit_))
             asyncio.get_running_loop().call_soon(self._decide_again, place, exit_)  # not deeper into the stack
 
     def _decide_again(self, place: Place, exit_: Exit) -> None:
@@ -344,14 +345,19 @@ class Supervisor:
         error = TooManyRestarts(self.path or "the root", place.spec.name, *_borne(self.intensity))
         logger().error("child.fell_too_often", path=path, exceeded=str(self.exceeded), error=str(error))
         if self.exceeded is Exceeded.QUARANTINE:
+            place.desired = Desired.QUARANTINED
             place.settle(ChildQuarantined(path, str(error)))
             self._giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
         else:
             self._open = False
+            self._note(place, ChildEventKind.ESCALATED, Note(str(error)))
             self._giving_up = asyncio.get_running_loop().create_task(self._give_up(place, error))
 
     async def _put_away(self, place: Place, why: str) -> None:
-        await self.tell(place.spec.name, Verb.QUARANTINE, why)
+        try:
+            await self._chronicle.say(self._path_of(place), Verb.QUARANTINE, Note(why, by=self.path))
+        except TurnkeeperError as error:  # it stays down in this runtime all the same
+            logger().error("child.quarantine_not_kept", path=self._path_of(place), error=str(error))
 
     async def _give_up(self, place: Place, error: TooManyRestarts) -> None:
         place.settle(error)
@@ -380,6 +386,9 @@ class Supervisor:
         if place is None:
             raise UnknownChild(name, ", ".join([*self._places][:20]) or "none")
         return place
+
+    def _note(self, place: Place, kind: ChildEventKind, note: Note | None = None) -> None:
+        self._chronicle.noted(self._path_of(place), kind, place.slot.incarnation, note or Note())
 
     def _path_of(self, place: Place) -> str:
         return f"{self.path}/{place.spec.name}" if self.path else place.spec.name
