@@ -38,6 +38,7 @@ wheel: .venv/dev.stamp ## build, install into an empty environment, run
 bench: .venv/dev.stamp ## each benchmark beside its floor, and the crash ledger beside its peers, a few minutes
 	$(BIN)/python -m benchmarks.durable_turns
 	$(BIN)/python -m benchmarks.messages
+	$(BIN)/python -m benchmarks.restarts
 	$(BIN)/python -m benchmarks.crash_ledger
 
 clean:

@@ -1,6 +1,7 @@
 """The tables of supervision: slots, strategies, intensity, liveness, desired state; every pair of each."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,13 @@ def test_the_diagram_of_slots_shows_each_change_of_state() -> None:
 
     assert len(shown) == len(changes)
     assert "    idle --> spawning: ensure / start" in shown
+
+
+def test_the_page_shows_the_diagram_as_the_table_prints_it() -> None:
+    """So the page cannot fall behind the code."""
+    page = Path(__file__).parents[2] / "docs" / "supervising.md"
+
+    assert f"```mermaid\n{slot.diagram()}\n```" in page.read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- who comes back

@@ -20,14 +20,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from enum import StrEnum
 from typing import Any, Final, cast
 
-import msgspec
-
+from turnkeeper.actors.crashlog import CrashLog
+from turnkeeper.actors.letters import Ask, DeadLetter, DeadLetterReason, Ledger
 from turnkeeper.kernel.errors import ActorStopped, MailboxFull, Refused, ShuttingDown
+from turnkeeper.kernel.supervision.child import Exit, Exited
 
-__all__ = ["Actor", "Ask", "DeadLetter", "DeadLetterReason", "Dispatcher", "Ledger"]
+__all__ = ["Actor", "Dispatcher", "Mortal"]
 
 LETTERS_PER_RUN: Final = 64
 """Letters of one actor before the next ready actor has its turn."""
@@ -39,57 +39,16 @@ PARKED_WORKERS_MAX: Final = 256
 """Workers kept for the next handlers that block."""
 SPARE_MAILBOXES_MAX: Final = 1_024
 """Empty deques kept for actors that wake up; one costs 0.6 KB, so an idle actor had better not hold it."""
-DEAD_LETTERS_MAX: Final = 1_000
+LETTERS_PER_CRASH: Final = 16
+"""A crash and a restart take as long as so many letters of trivial handlers, and count as so many."""
 
 logger = logging.getLogger("turnkeeper")
-
-
-class DeadLetterReason(StrEnum):
-    """Why an accepted letter was not done."""
-
-    CRASHED = "crashed"  # its own handler raised, or was cancelled
-    STOPPED = "stopped"  # its actor stopped, or crashed, before the letter's turn
-    SHUTTING_DOWN = "shutting_down"  # the time to finish was over
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted letter that was not done."""
-
-    actor: str
-    message: Any
-    reason: DeadLetterReason
-
-
-class Ask(msgspec.Struct, gc=False):
-    """The envelope of a letter that wants a reply. A tell needs none: its message is the letter.
-
-    Not tracked by the garbage collector, so whoever holds one lets go of it: a mailbox that is buried, a worker that
-    parks or has seen a crash.
-    """
-
-    message: Any
-    reply: asyncio.Future[Any]
-
-
-class Ledger:
-    """Where accepted letters end; each is counted once, as done (its handler returned) or as dead."""
-
-    __slots__ = ("actors", "crashes", "dead_letters", "letters_dead", "letters_done")
-
-    def __init__(self) -> None:
-        """Start with nothing counted."""
-        self.actors = 0
-        self.crashes = 0
-        self.letters_done = 0
-        self.letters_dead = 0
-        self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_MAX)
 
 
 class Actor:
     """What the dispatcher knows of an actor.
 
-    `letters` is None while idle. `room` is how many letters may wait, 0 once none is taken any more. Stopping is no
-    letter: it goes ahead of the whole mailbox, and takes effect at once.
+    `letters` is None while idle. `room` is how many letters may wait, 0 once none is taken any more.
     """
 
     __slots__ = ("crash", "dispatcher", "handler", "letters", "name", "room", "stopped")
@@ -117,7 +76,7 @@ class Actor:
         if self.stopped or dispatcher.closing:
             raise self.refusal()
         spare = dispatcher.spare_mailboxes
-        self.letters = letters = spare.pop() if spare else deque()
+        self.letters = letters = spare.pop() if spare else deque()  # take_mailbox, without the call
         dispatcher.ready.append(self)
         if not dispatcher.pending:
             dispatcher.request_dispatch()
@@ -131,34 +90,24 @@ class Actor:
             return ShuttingDown()
         return MailboxFull(self.name, self.room)
 
-    def stop(self) -> None:
-        """Stop the actor ahead of every letter that waits; the one it is inside of is finished.
+    def take_mailbox(self) -> deque[Any]:
+        """Return an empty mailbox that is this actor's from now on."""
+        spare = self.dispatcher.spare_mailboxes
+        self.letters = letters = spare.pop() if spare else deque()
+        return letters
 
-        The waiting letters are dead at once, and asks among them get `ActorStopped`. Stopping again does nothing.
-        """
-        if not self.stopped:
-            self.stopped = True
-            self.dispatcher.ledger.actors -= 1
-            self.bury_waiting(DeadLetterReason.STOPPED)
+    def crashed(self, letter: Any, crash: BaseException, worker: asyncio.Task[None]) -> deque[Any] | None:
+        """Do what a crash in the handler of `letter` asks for, and return the letters that the worker goes on with."""
+        raise NotImplementedError
+
+    def halted(self) -> None:
+        """Note that the letter is over whose mailbox was taken away meanwhile."""
 
     def bury_waiting(self, reason: DeadLetterReason) -> None:
         """Dead-letter every letter that waits, and take none from now on."""
         self.room = 0
         while self.letters:
             self._bury(self.letters.popleft(), reason)
-
-    def crashed(self, letter: Any, crash: BaseException) -> None:
-        """Stop, because an exception left the handler of `letter`."""
-        dispatcher = self.dispatcher
-        if dispatcher.closed and isinstance(crash, asyncio.CancelledError):
-            self._bury(letter, DeadLetterReason.SHUTTING_DOWN)
-            return
-        logger.error("actor.crashed", exc_info=crash, extra={"actor": self.name})
-        dispatcher.ledger.crashes += 1
-        self.crash = crash
-        # A CancelledError or a SystemExit stays here: raised in the asker's task it would mean something else.
-        self._bury(letter, DeadLetterReason.CRASHED, crash if isinstance(crash, Exception) else None)
-        self.stop()
 
     def _bury(self, letter: Any, reason: DeadLetterReason, error: Exception | None = None) -> None:
         """Dead-letter one letter; who waits for its reply gets the error, or else the one that fits the reason."""
@@ -169,14 +118,43 @@ class Actor:
                 if error is None:
                     error = ShuttingDown() if reason is DeadLetterReason.SHUTTING_DOWN else self._stopped_error()
                 letter.reply.set_exception(error)
-        ledger = self.dispatcher.ledger
-        ledger.letters_dead += 1
-        ledger.dead_letters.append(DeadLetter(actor=self.name, message=message, reason=reason))
+        name = type(self.crash).__qualname__ if reason is DeadLetterReason.CRASHED else ""
+        self.dispatcher.ledger.bury(DeadLetter(actor=self.name, message=message, reason=reason, error=name))
 
     def _stopped_error(self) -> ActorStopped:
         error = ActorStopped(self.name)
         error.__cause__ = self.crash
         return error
+
+
+class Mortal(Actor):
+    """An actor that a crash stops. Stopping is no letter: it goes ahead of the whole mailbox, and is done at once."""
+
+    __slots__ = ()
+
+    def stop(self) -> None:
+        """Stop the actor ahead of every letter that waits; the one it is inside of is finished.
+
+        The waiting letters are dead at once, and asks among them get `ActorStopped`. Stopping again does nothing.
+        """
+        if not self.stopped:
+            self.stopped = True
+            self.dispatcher.ledger.actors -= 1
+            self.bury_waiting(DeadLetterReason.STOPPED)
+
+    def crashed(self, letter: Any, crash: BaseException, _worker: asyncio.Task[None]) -> deque[Any] | None:
+        """Stop, because an exception left the handler of `letter`."""
+        dispatcher = self.dispatcher
+        if dispatcher.closed and isinstance(crash, asyncio.CancelledError):
+            self._bury(letter, DeadLetterReason.SHUTTING_DOWN)
+            return self.letters
+        logger.error("actor.crashed", exc_info=crash, extra={"actor": self.name})
+        dispatcher.ledger.crashes += 1
+        self.crash = crash
+        # A CancelledError or a SystemExit stays here: raised in the asker's task it would mean something else.
+        self._bury(letter, DeadLetterReason.CRASHED, crash if isinstance(crash, Exception) else None)
+        self.stop()
+        return self.letters
 
 
 class Dispatcher:
@@ -194,6 +172,8 @@ class Dispatcher:
         "_yielding",
         "closed",
         "closing",
+        "crash_log",
+        "down",
         "ledger",
         "loop",
         "parked",
@@ -209,8 +189,10 @@ class Dispatcher:
         self.closing = True  # no letter is taken
         self.closed = True  # no letter is begun
         self.ledger = Ledger()
+        self.crash_log = CrashLog()
         self.ready: deque[Actor] = deque()
         self.running: dict[asyncio.Task[None], Actor] = {}  # exact whenever the loop has control
+        self.down: set[Actor] = set()  # not to be run now, and letters wait for it
         self.workers: set[asyncio.Task[None]] = set()
         self.parked: list[asyncio.Future[bool]] = []
         self.spare_mailboxes: deque[deque[Any]] = deque(maxlen=SPARE_MAILBOXES_MAX)
@@ -223,6 +205,7 @@ class Dispatcher:
         """Take letters from now on, on the running event loop."""
         self.loop = asyncio.get_running_loop()
         self._context = copy_context()
+        self.crash_log.open(self.loop)
         self.closing = self.closed = False
 
     def request_dispatch(self) -> None:
@@ -247,6 +230,18 @@ class Dispatcher:
         self.closing = True
         for actor in (*self.ready, *self.running.values()):
             actor.room = 0
+        for actor in self.down:  # apart: what is stopping runs and is down
+            actor.room = 0
+
+    def tell_of_exit(self, exited: Exited, exit_: Exit) -> None:
+        """Call `exited` from within a worker. No other is brought meanwhile: this one goes on with what is ready."""
+        self._yielding += 1
+        try:
+            exited(exit_)
+        except Exception:  # a supervisor's mistake is not the worker's end, which other actors need
+            logger.exception("supervisor.crashed")
+        finally:
+            self._yielding -= 1
 
     async def close(self) -> None:
         """Dead-letter what waits, cancel the workers, and return once all have ended, even if cancelled meanwhile.
@@ -256,7 +251,10 @@ class Dispatcher:
         self.closed = True
         for actor in (*self.ready, *self.running.values()):
             actor.bury_waiting(DeadLetterReason.SHUTTING_DOWN)
+        for actor in self.down:
+            actor.bury_waiting(DeadLetterReason.SHUTTING_DOWN)
         self.ready.clear()
+        self.down.clear()
         for worker in self.workers:
             worker.cancel()
         cancelled: asyncio.CancelledError | None = None
@@ -266,6 +264,7 @@ class Dispatcher:
             except asyncio.CancelledError as error:
                 cancelled = error
         self.parked.clear()
+        self.crash_log.flush()
         if cancelled is not None:
             raise cancelled
 
@@ -355,17 +354,18 @@ class Dispatcher:
                     else:
                         await handler(letter)
                     ledger.letters_done += 1
-            except BaseException as crash:
-                actor.crashed(letter, crash)
-                if _ends_worker(crash, me):
-                    raise
+            except BaseException as crash:  # noqa: BLE001 - what is meant for the worker is raised again
+                letters = _crashed(actor, letter, crash, me)
+                left -= LETTERS_PER_CRASH
             finally:
                 letter = None  # the traceback of a crash keeps this frame
             if letters:
                 ready.append(actor)
-            else:
+            elif actor.letters is letters:
                 actor.letters = None
-                self.spare_mailboxes.append(letters)
+                self.spare_mailboxes.append(letters)  # type: ignore[arg-type]  # scheduled, it has one
+            else:
+                actor.halted()
             unyielded += LETTERS_PER_RUN - left
             if unyielded >= LETTERS_PER_YIELD:
                 unyielded = 0
@@ -390,8 +390,9 @@ class Dispatcher:
         self._idle_waiters.clear()
 
 
-def _ends_worker(crash: BaseException, worker: asyncio.Task[None]) -> bool:
-    """Say whether what left a handler was meant for the worker too: its own cancellation, or an end of the process."""
-    if isinstance(crash, asyncio.CancelledError):
-        return worker.cancelling() > 0
-    return not isinstance(crash, Exception)
+def _crashed(actor: Actor, letter: Any, crash: BaseException, worker: asyncio.Task[None]) -> Any:
+    """Return the letters that the worker goes on with, or raise its own cancellation, or an end of the process."""
+    letters = actor.crashed(letter, crash, worker)
+    if not isinstance(crash, Exception) and (worker.cancelling() or not isinstance(crash, asyncio.CancelledError)):
+        raise crash
+    return letters

@@ -17,13 +17,16 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.dispatcher import Actor, Ask, DeadLetter, DeadLetterReason, Dispatcher
+from turnkeeper.actors.dispatcher import Actor, Dispatcher, Mortal
+from turnkeeper.actors.letters import Ask, DeadLetter, DeadLetterReason
+from turnkeeper.actors.supervised import Poison, Supervised
 from turnkeeper.kernel.errors import ShuttingDown
 
-__all__ = ["ActorRef", "Actors", "ActorsStatistics", "DeadLetter", "DeadLetterReason"]
+__all__ = ["ActorRef", "Actors", "ActorsStatistics", "ChildRef", "DeadLetter", "DeadLetterReason", "Poison"]
 
 MAILBOX_LEN_MAX: Final = 100_000
 SHUTDOWN_S: Final = 5.0
+POISON: Final = Poison()
 
 Message = TypeVar("Message")
 Reply = TypeVar("Reply")
@@ -33,18 +36,20 @@ class ActorsStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What the actors are doing, and what became of the letters they accepted.
 
     Args:
-        actors: spawned and not stopped.
+        actors: spawned and not stopped, supervised and not retired.
         ready: actors that have letters and wait for a worker.
+        down: supervised actors that are down while letters wait for them.
         running: actors that are inside a letter; each one that awaits something occupies a worker.
         workers: worker tasks, parked ones included.
         workers_parked: workers that wait for work.
         letters_done: letters whose handler returned.
         letters_dead: letters that were accepted and not done.
-        crashes: actors that stopped because their handler raised.
+        crashes: actors, and incarnations of supervised ones, that ended because their handler raised.
     """
 
     actors: int
     ready: int
+    down: int
     running: int
     workers: int
     workers_parked: int
@@ -53,13 +58,8 @@ class ActorsStatistics(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int
 
 
-class ActorRef(Actor, Generic[Message, Reply]):
-    """One volatile actor: `tell`, `ask`, `stop` and `name`; the other attributes are the dispatcher's.
-
-    It handles one letter at a time, in the order in which they were sent. While it has none it costs about 100 bytes
-    and no task. If its handler raises, or is cancelled, the actor stops, so that nothing half-changed stays in use:
-    the crash is logged as `actor.crashed`, and the letters that wait are dead.
-    """
+class Address(Actor, Generic[Message, Reply]):
+    """Where letters are sent to: `tell` and `ask`. They are handled one at a time, in the order in which they came."""
 
     __slots__ = ()
 
@@ -97,6 +97,27 @@ class ActorRef(Actor, Generic[Message, Reply]):
         reply: asyncio.Future[Reply] = self.dispatcher.loop.create_future()
         letters.append(Ask(message, reply))
         return reply
+
+
+class ActorRef(Address[Message, Reply], Mortal):
+    """One volatile actor: `tell`, `ask`, `stop` and `name`; the other attributes are the dispatcher's.
+
+    It handles one letter at a time, in the order in which they were sent. While it has none it costs about 100 bytes
+    and no task. If its handler raises, or is cancelled, the actor stops, so that nothing half-changed stays in use:
+    the crash is logged as `actor.crashed`, and the letters that wait are dead.
+    """
+
+    __slots__ = ()
+
+
+class ChildRef(Address[Message, Reply], Supervised):
+    """One supervised actor: an `Address` whose mail outlives a crash, and a `Child` that a supervisor starts and stops.
+
+    `tell`, `ask` and `name` as of any actor; `start`, `stop` and `retire` for its supervisor; `dead_letters` and
+    `replay` for whoever mends what killed it.
+    """
+
+    __slots__ = ()
 
 
 class Actors:
@@ -150,18 +171,46 @@ class Actors:
             ShuttingDown: the block was not entered yet, or is being left.
             ValueError: `mailbox_len_max` is not positive.
         """
+        name = self._admit(handler, name, mailbox_len_max)
+        return ActorRef(handler, name, mailbox_len_max, self._dispatcher)
+
+    def child(
+        self,
+        factory: Callable[[], Callable[[Message], Coroutine[Any, Any, Reply]]],
+        *,
+        name: str | None = None,
+        mailbox_len_max: int = MAILBOX_LEN_MAX,
+        poison: Poison = POISON,
+    ) -> ChildRef[Message, Reply]:
+        """Return a new supervised actor, which is down until it is started. Letters wait for that.
+
+        It lives as long as somebody refers to it, or a letter waits for it.
+
+        Args:
+            factory: called at every start; returns the handler of the new incarnation, with a state of its own.
+            name: for errors, logs and dead letters; the factory's name if None. Names need not differ.
+            mailbox_len_max: letters that may wait; one more is refused. What is delivered again is not counted.
+            poison: what becomes of a letter whose handler crashes.
+
+        Raises:
+            ShuttingDown: the block was not entered yet, or is being left.
+            ValueError: `mailbox_len_max` is not positive.
+        """
+        name = self._admit(factory, name, mailbox_len_max)
+        return ChildRef(factory, name, mailbox_len_max, self._dispatcher, poison)
+
+    def _admit(self, maker: object, name: str | None, mailbox_len_max: int) -> str:
+        """Count a new actor in, and return its name."""
         if self._dispatcher.closing:
             raise ShuttingDown
         if mailbox_len_max < 1:
             msg = f"mailbox_len_max must be positive, not {mailbox_len_max}"
             raise ValueError(msg)
-        if name is None:
-            name = getattr(handler, "__qualname__", type(handler).__qualname__)
         self._dispatcher.ledger.actors += 1
-        return ActorRef(handler, name, mailbox_len_max, self._dispatcher)
+        return getattr(maker, "__qualname__", type(maker).__qualname__) if name is None else name
 
     async def wait_until_idle(self) -> None:
-        """Wait until no actor has a letter, neither waiting nor being handled.
+        """Wait until no actor has a letter, neither waiting nor being handled; what waits for a start does not count.
 
         A handler that awaits something is not idle; one that waits for this waits for itself, until the actors close.
         """
@@ -178,6 +227,7 @@ class Actors:
         return ActorsStatistics(
             actors=ledger.actors,
             ready=len(dispatcher.ready),
+            down=len(dispatcher.down),
             running=len(dispatcher.running),
             workers=len(dispatcher.workers),
             workers_parked=len(dispatcher.parked),
