@@ -100,6 +100,31 @@ def said_under_two_hash_seeds(program: str) -> set[str]:
     }
 
 
+class Said:
+    """A log that keeps what is said: in the hand of a test, also where logging is disabled."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    warning = error = info
+
+    def log(self, _: int, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    def isEnabledFor(self, _: int) -> bool:  # noqa: N802 - logging's
+        return True
+
+    @property
+    def events(self) -> list[str]:
+        return [event for event, _ in self.lines]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [fields for said, fields in self.lines if said == event]
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Let others go on until the condition holds; it must within ten seconds.
 

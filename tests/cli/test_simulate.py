@@ -130,7 +130,10 @@ def test_recorded_arrivals_are_used(tmp_path: Path) -> None:
     [
         (
             ("nowhere.py",),
-            "nowhere.py: is no file, and no built-in scenario (desk, programs, clients, handlers, doubts, kernel, trees)",
+            (
+                "nowhere.py: is no file, and no built-in scenario"
+                " (desk, programs, clients, handlers, doubts, kernel, trees)"
+            ),
         ),
         (("broken.py",), "broken.py:1: is not Python"),
         (("lifeless.py",), "lifeless.py: has no `async def life(world)`"),

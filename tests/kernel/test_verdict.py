@@ -11,6 +11,7 @@ from turnkeeper.kernel.errors import (
     EffectInDoubt,
     KeyTaken,
     PayloadTooLarge,
+    ProcessDied,
     ReplayDivergence,
     StaleEpoch,
     StepFailed,
@@ -42,6 +43,11 @@ LASTING: list[BaseException] = [
 """What every run would end in."""
 UNSTORED: list[BaseException] = [StorageFailed("x.db", "full"), StaleEpoch(7, 1), KeyTaken("k")]
 """What says that memory and store have parted."""
+DIED: list[BaseException] = [
+    ProcessDied("billing", 41, "signal 9"),
+    ExceptionGroup("tasks", [ValueError("no"), ProcessDied("billing", 41, "exit code 1")]),
+]
+"""What says that the run was cut off, as a crash cuts it off."""
 BUDGETS = list(product((0, 1, 3), (0, 1, 3), (True, False)))
 
 
@@ -94,20 +100,32 @@ def test_a_run_that_could_not_be_recorded_is_read_again_whatever_else_is_true(
 
 @pytest.mark.parametrize(
     ("stop", "expected"),
-    [(Stop.SUSPEND, Verdict.SUSPEND), (Stop.SHUTDOWN, Verdict.YIELD), (Stop.DEADLINE, Verdict.FAIL)],
+    [
+        (Stop.SUSPEND, Verdict.SUSPEND),
+        (Stop.SHUTDOWN, Verdict.YIELD),
+        (Stop.DEADLINE, Verdict.FAIL),
+        (Stop.STUCK, Verdict.RECOVER),
+    ],
 )
-@pytest.mark.parametrize("error", [None, *PASSING, *LASTING], ids=name)
+@pytest.mark.parametrize("error", [None, *PASSING, *LASTING, *DIED], ids=name)
 def test_the_outcome_of_a_run_that_was_told_to_stop_does_not_count(
     stop: Stop, expected: Verdict, error: BaseException | None
 ) -> None:
-    """Suspended, closing and overdue runs end as they were told to, whatever their handlers made of it."""
+    """Suspended, closing, overdue and stuck runs end as they were told to, whatever their handlers made of it."""
 
     assert verdicts(error, stop) == dict.fromkeys(BUDGETS, expected)
 
 
+@pytest.mark.parametrize("error", DIED, ids=name)
+def test_a_run_whose_process_died_is_taken_back_and_is_no_failure_of_its_turn(error: BaseException) -> None:
+    """However many retries are used up: a crash uses none."""
+
+    assert verdicts(error, None) == dict.fromkeys(BUDGETS, Verdict.RECOVER)
+
+
 def test_every_verdict_can_be_reached() -> None:
     """No verdict is dead code, and no run ends without one."""
-    errors = [None, *PASSING, *LASTING, *UNSTORED]
+    errors = [None, *PASSING, *LASTING, *UNSTORED, *DIED]
     reached = {verdict for error, stop in product(errors, [None, *Stop]) for verdict in verdicts(error, stop).values()}
 
     assert reached == set(Verdict)

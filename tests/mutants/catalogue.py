@@ -5,6 +5,7 @@ from typing import Final
 from mutants.doubts import DOUBTS
 from mutants.mailboxes import MAILBOXES
 from mutants.mutant import Mutant
+from mutants.progress import PROGRESS
 from mutants.receipts import RECEIPTS
 from mutants.recovering import RECOVERING
 from mutants.steps import STEPS
@@ -14,4 +15,14 @@ from mutants.writing import WRITING
 
 __all__ = ["MUTANTS"]
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*MAILBOXES, *TURNS, *WRITING, *RECEIPTS, *RECOVERING, *STEPS, *DOUBTS, *TREES)
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    *MAILBOXES,
+    *TURNS,
+    *WRITING,
+    *RECEIPTS,
+    *RECOVERING,
+    *STEPS,
+    *DOUBTS,
+    *PROGRESS,
+    *TREES,
+)

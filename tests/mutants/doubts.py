@@ -66,7 +66,7 @@ _ANSWERS: Final[tuple[Mutant, ...]] = (
     ),
     _calls(
         name="a turn that comes into doubt cuts off the effects beside it",
-        edits=(("        while self._effects:\n", "        while False:\n"),),
+        edits=(("        while self._under_way:\n", "        while False:\n"),),
     ),
 )
 

@@ -110,7 +110,7 @@ STEPS: Final[tuple[Mutant, ...]] = (
         edits=(
             (
                 (
-                    "        if self._turn.row.epoch != self._epoch:\n"
+                    "        if self.closed or self._turn.row.epoch != self._epoch:\n"
                     "            raise StaleEpoch(self._turn.row.turn_id, self._epoch)\n        if self._turn.broken"
                 ),
                 "        if self._turn.broken",

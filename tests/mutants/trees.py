@@ -25,6 +25,7 @@ TREES: Final[tuple[Mutant, ...]] = (
         edits=(
             ("(_STOPPING, _ENSURE): (_STOPPING, Action.NOTHING)", "(_STOPPING, _ENSURE): (_SPAWNING, Action.START)"),
         ),
+        tries=("tests/supervisors/test_supervisor.py",),
     ),
     _slot(
         name="a child on its way up is started again for each who asks",

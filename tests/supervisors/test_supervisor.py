@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
+from looking import Said
 
 from turnkeeper.kernel.errors import (
     ChildNotStarted,
@@ -416,9 +417,10 @@ async def test_a_service_is_cancelled_and_has_its_last_words() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_service_that_will_not_stop_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_service_that_will_not_stop_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named, and left."""
-    released = asyncio.Event()
+    released, said = asyncio.Event(), Said()
+    monkeypatch.setattr("turnkeeper.supervisors.service.logger", lambda: said)
 
     async def deaf() -> None:
         while not released.is_set():
@@ -427,10 +429,11 @@ async def test_a_service_that_will_not_stop_holds_nobody_up(caplog: pytest.LogCa
             except asyncio.CancelledError:
                 continue
 
-    service = Service(deaf)
-    async with Supervisor([ChildSpec(name="deaf", child=service, shutdown_s=0.01)]).running():
+    try:
+        async with Supervisor([ChildSpec(name="deaf", child=Service(deaf), shutdown_s=0.01)]).running():
+            await quiet()
+    finally:
+        released.set()
         await quiet()
 
-    assert any(record.message.startswith("service.would_not_stop") for record in caplog.records)
-    released.set()
-    await quiet()
+    assert [event for event, _ in said.lines] == ["service.would_not_stop"]

@@ -24,6 +24,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     tools: Mapping[str, Tool[..., Any]]
     retry: Retry | None = None
     turn_s: float | None = None
+    idle_s: float | None = None
     version: str = ""
     adopts: frozenset[str] = frozenset()
     older: Mapping[str, "Agent"] = MappingProxyType({})
@@ -44,12 +45,13 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         raise VersionGone(turn_id, self.agent_id, version, given)
 
 
-def agent(
+def agent(  # noqa: PLR0913 - a declaration: each is said by its name
     agent_id: str,
     *,
     tools: Sequence[Tool[..., Any]] = (),
     retry: Retry | None = None,
     turn_s: float | None = None,
+    idle_s: float | None = None,
     version: str = "",
     adopts: Sequence[str] = (),
 ) -> Callable[[Callable[["Turn"], Awaitable[Any]]], Agent]:
@@ -63,6 +65,13 @@ def agent(
         tools: offered to the handler as `turn.tools` by name, for models that choose by name.
         retry: what to do with a turn that raised; None means the runtime's settings.
         turn_s: wall time one run of a turn may take.
+        idle_s: how long one run may go without progress. Progress is whatever is recorded of a step (that it is called,
+            how it ended), the pauses of its retries, and `turn.heartbeat()`. A run that is stuck for longer is
+            cancelled and taken back as after a crash: it counts against `recoveries_max`, and its effects under way are
+            in doubt. So allow for the slowest answer that you would still wait for. Without a limit, the default, a
+            turn that awaits a slow model is not touched before `turn_s`, for however many lease times it waits: that it
+            is alive is the runtime's to say, and silence no reason to end it. 0 means no limit; None the runtime's
+            setting.
         version: of the handler, recorded when a turn starts. A turn finishes under the version that it started under:
             give the runtime both, the newest last. Without it, it fails with `VersionGone`.
         adopts: older versions whose turns this handler can finish.
@@ -77,6 +86,7 @@ def agent(
     def declare(handler: Callable[["Turn"], Awaitable[Any]]) -> Agent:
         check_async(handler, f"the handler of agent {agent_id}")
         check_duration(turn_s, f"turn_s of agent {agent_id}")
+        check_duration(idle_s or None, f"idle_s of agent {agent_id}")
         by_name = MappingProxyType({offered.name: offered for offered in tools})
         return Agent(
             agent_id=agent_id,
@@ -84,6 +94,7 @@ def agent(
             tools=by_name,
             retry=retry,
             turn_s=turn_s,
+            idle_s=idle_s,
             version=version,
             adopts=frozenset(adopts),
         )

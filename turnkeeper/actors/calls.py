@@ -8,11 +8,12 @@ from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.tool import StepContext, Tool, step_scope
 from turnkeeper.kernel.edge import Suspended
+from turnkeeper.kernel.errors import ProcessDied
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.step import Effect, OnDoubt
-from turnkeeper.kernel.verdict import Stop
+from turnkeeper.kernel.verdict import Stop, causes
 
-__all__ = ["Calls", "Expired"]
+__all__ = ["Calls", "Expired", "cut_short"]
 
 R = TypeVar("R")
 
@@ -21,10 +22,18 @@ class Expired(TimeoutError):
     """A tool, or its probe, took longer than the tool's `timeout_s`."""
 
 
+def cut_short(error: BaseException) -> bool:
+    """Say whether a call raised because a process died under it: nobody knows how it ended, as after a crash.
+
+    A call that is past its tool's limit has timed out, whatever its process died of.
+    """
+    return not isinstance(error, Expired) and any(isinstance(one, ProcessDied) for one in causes(error))
+
+
 class Calls:
     """Calls the tools of one run, and knows which effects are under way."""
 
-    __slots__ = ("_address", "_effects", "_journal", "_node", "_quiet", "_turn")
+    __slots__ = ("_address", "_journal", "_node", "_quiet", "_turn", "_under_way")
 
     def __init__(self, node: Node, address: Address, turn: OpenTurn, journal: Journal) -> None:
         """Call for the run that begins now."""
@@ -32,7 +41,7 @@ class Calls:
         self._address = address
         self._turn = turn
         self._journal = journal
-        self._effects = 0
+        self._under_way: dict[int, tuple[Tool[..., Any], Call]] = {}
         self._quiet = asyncio.Event()
 
     async def call(self, tool: Tool[..., R], call: Call) -> R:
@@ -42,24 +51,42 @@ class Calls:
             Expired: it took longer than its `timeout_s`.
             Exception: whatever it raises.
         """
-        counted = tool.effect is Effect.EFFECTFUL
-        self._effects += counted
+        if tool.effect is Effect.EFFECTFUL:
+            self._under_way[call.issued] = tool, call
         try:
             self._reached("effect.before", call)
             result: R = await self.bounded(tool, call, tool.function)
             self._reached("effect.after", call)
             return result  # noqa: TRY300 - reads as it happens
-        except asyncio.CancelledError:
-            self._cut_off(tool, call)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or cut_short(error):
+                self._cut_off(tool, call, error)
             raise
         finally:
-            self._effects -= counted
-            if not self._effects:
+            self._under_way.pop(call.issued, None)
+            if self._journal.closed:
+                self._no_longer_late(call)
+            if not self._under_way:
                 self._quiet.set()
+
+    def abandon(self) -> None:
+        """Show the doubt about each effect that is under way in a run that would not stop, and is taken from.
+
+        A crash ends a call; this does not. Until it has ended its effect may still come, so in this process nobody asks
+        a probe about it, or calls it again, before that.
+        """
+        for tool, call in [*self._under_way.values()]:
+            self._cut_off(tool, call)
+            self._node.late[call.key] = self._node.loop.create_future()
+
+    def _no_longer_late(self, call: Call) -> None:
+        late = self._node.late.pop(call.key, None)
+        if late is not None and not late.done():
+            late.set_result(None)
 
     async def quiet(self) -> None:
         """Wait until no effect is under way."""
-        while self._effects:
+        while self._under_way:
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -88,17 +115,23 @@ class Calls:
         due_at = self._node.clock.time() + self._node.settings.approval_s
         return Suspended("approval", due_at, call.name, token=self._node.chance.token())
 
-    def _cut_off(self, tool: Tool[..., Any], call: Call) -> None:
-        """Show the doubt about an effect that its handler, or its turn's deadline, has cancelled under way.
+    def _cut_off(self, tool: Tool[..., Any], call: Call, error: BaseException | None = None) -> None:
+        """Show the doubt about an effect that its handler, a limit or the death of its process has cut off under way.
 
         The handler may go on without it. A deadline ends the turn; where the tool says to ask, the turn stands on the
-        doubt instead. Whatever else stops a run, the next one finds the intent.
+        doubt instead. A stuck run is taken back, and the next one does what the tool says. Whatever else stops a run,
+        the next one finds the intent.
         """
         turn = self._turn
         if tool.effect is not Effect.EFFECTFUL or turn.suspension is not None or turn.broken is not None:
             return
+        if self._journal.closed:
+            return
         if turn.stop is None:
-            self._journal.cut_off(tool, call, "cut off by its handler")
+            by_handler = error is None or isinstance(error, asyncio.CancelledError)
+            self._journal.cut_off(tool, call, f"cut off by {'its handler' if by_handler else 'the end of its process'}")
+        elif turn.stop is Stop.STUCK:
+            self._journal.cut_off(tool, call, "cut off because its turn was stuck")
         elif turn.stop is Stop.DEADLINE:
             self._journal.cut_off(tool, call, "cut off by the turn's deadline")
             if tool.probe is None and tool.on_doubt is OnDoubt.ASK:

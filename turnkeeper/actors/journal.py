@@ -39,16 +39,20 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class Journal:
-    """Writes the steps of one run. Once the run is `over`, or its record has a hole, it writes nothing more."""
+    """Writes the steps of one run.
 
-    __slots__ = ("_epoch", "_node", "_turn", "over")
+    Once the handler is `over` no step starts; those under way may still be recorded. Once the run is `closed`, or its
+    record has a hole, nothing more is written: what its tasks still try gets `StaleEpoch`.
+    """
+
+    __slots__ = ("_epoch", "_node", "_turn", "closed", "over")
 
     def __init__(self, node: Node, turn: OpenTurn) -> None:
         """Write for the run that begins now: in the turn's present epoch."""
         self._node = node
         self._turn = turn
         self._epoch = turn.row.epoch
-        self.over = False
+        self.over = self.closed = False
 
     def check_live(self) -> None:
         """Refuse to go on with a run that was told to stop, or has ended.
@@ -65,12 +69,22 @@ class Journal:
     def _check_record(self) -> None:
         """Refuse to write for a run that is over, or whose record has a hole.
 
-        A call may outlive its run: a task that the handler started and forgot. It must not write into the next.
+        A call may outlive its run: a task that the handler started and forgot, or a handler that would not stop. It
+        must not write into the next.
         """
-        if self._turn.row.epoch != self._epoch:
+        if self.closed or self._turn.row.epoch != self._epoch:
             raise StaleEpoch(self._turn.row.turn_id, self._epoch)
         if self._turn.broken is not None:
             raise self._turn.broken
+
+    def heartbeat(self) -> None:
+        """Take note that the run gets on.
+
+        Raises:
+            StaleEpoch, ShuttingDown, StorageFailed: it is to end, or has ended.
+        """
+        self.check_live()
+        self._turn.get_on(self._node.loop.time())
 
     # ------------------------------------------------------------ what happens to a step
 
@@ -144,6 +158,7 @@ class Journal:
     def _append(self, kind: EdgeKind, detail: Detail, told: Told) -> None:
         self._check_record()
         turn = self._turn
+        turn.get_on(self._node.loop.time())
         change = observe(turn.row, kind, detail, self._node.clock.time())
         turn.row = change.row
         self._node.persistence.submit(change.records, told)

@@ -70,13 +70,16 @@ class Node:
         "closed",
         "closing",
         "counters",
+        "deaf",
         "failed",
+        "late",
         "lease",
         "log",
         "loop",
         "on_idle",
         "persistence",
         "points",
+        "resting",
         "settings",
         "store",
         "store_id",
@@ -111,7 +114,10 @@ class Node:
         self.failed: StorageFailed | None = None
         self.counters = Counters()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.deaf: set[asyncio.Task[Any]] = set()
+        self.late: dict[str, asyncio.Future[None]] = {}
         self.suspended: dict[int, SessionAgent] = {}
+        self.resting: set[str] = set()  # agents that start no turn: paused, stopped or quarantined
         self.log = logger()
         self._ids = count(marks.receipt_id + 1)
         self._actor_ids = count(marks.actor_id + 1)
@@ -132,6 +138,22 @@ class Node:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def let_go(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task that would not stop until it ends: let go of, it would be collected in the middle of its work."""
+        if not task.done():
+            self.deaf.add(task)
+            task.add_done_callback(self._deaf_ended)
+
+    async def no_longer_late(self, key: str) -> None:
+        """Wait until a call under this idempotency key that would not stop has ended: its effect may still come."""
+        while (call := self.late.get(key)) is not None:
+            await asyncio.wait({call})
+
+    def _deaf_ended(self, task: asyncio.Task[Any]) -> None:
+        self.deaf.discard(task)
+        if not task.cancelled():
+            task.exception()  # taking notice of it: nobody waits for it any more
 
     def ended(self, address: Address, turn: OpenTurn, deliverable: Deliverable) -> None:
         """Count a turn that has its deliverable, and say so in one line; failures as warnings."""

@@ -1,7 +1,7 @@
 """An open turn: a live turn as the runtime that runs it holds it in memory."""
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnkeeper.kernel.edge import Suspended
 from turnkeeper.kernel.errors import TurnkeeperError
@@ -11,6 +11,9 @@ from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.step import StepRecord
 from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.kernel.verdict import Stop
+
+if TYPE_CHECKING:
+    from turnkeeper.actors.run import Run
 
 __all__ = ["OpenTurn"]
 
@@ -22,7 +25,8 @@ class OpenTurn:
     again (`SessionAgent`, resync), and until then `broken` says why it is not to be trusted; while it is `rereading`
     nobody writes for it, or the row would be out of date as it comes. `steps` is the record that a rerun is answered
     from. `uncalled` are steps whose intent was written and whose tool has not been called: a run that ends there
-    leaves no doubt about them.
+    leaves no doubt about them. `progress_s` is when its run last got on, by the loop's clock; a pause that it was told
+    to make counts as progress until its end.
     """
 
     __slots__ = (
@@ -34,8 +38,11 @@ class OpenTurn:
         "loaded",
         "lost",
         "payload",
+        "progress_s",
+        "recoveries",
         "rereading",
         "row",
+        "run",
         "settling",
         "started_s",
         "steps",
@@ -57,6 +64,7 @@ class OpenTurn:
         self.payload = arrival.payload
         self.steps: dict[StepName, StepRecord] = {}
         self.failures = 0
+        self.recoveries = 0
         self.stumbles = 0
         self.lost: TurnkeeperError | None = None
         self.settling: list[asyncio.Future[None]] = []
@@ -64,7 +72,8 @@ class OpenTurn:
         self.uncalled: dict[StepName, None] = {}  # in their order: it goes into edges
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.started_s = 0.0
+        self.run: Run | None = None
+        self.started_s = self.progress_s = 0.0
         self.deliverable: Deliverable | None = None
         self.waiting: list[asyncio.Future[Deliverable]] = []
         self.reset()
@@ -77,11 +86,17 @@ class OpenTurn:
         self.uncalled.clear()
 
     def halt(self, why: Stop) -> None:
-        """Tell the running handler to stop, by cancelling its task; the first reason counts."""
+        """Tell the running handler to stop, by cancelling its task, again and again; the first reason counts."""
         if self.stop is None:
             self.stop = why
+            if self.run is not None:
+                self.run.insist()
         if self.task is not None:
             self.task.cancel()
+
+    def get_on(self, at_s: float) -> None:
+        """Take note of progress; what is known of a later moment stands."""
+        self.progress_s = max(self.progress_s, at_s)
 
     def settled(self) -> None:
         """Let those go on who waited to see how the turn stands."""

@@ -1,10 +1,8 @@
 """One run of a turn: a fresh task for its handler, and what its end means for the turn."""
 
 import asyncio
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,9 +10,11 @@ import msgspec
 from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
+from turnkeeper.actors.places import digest, raised_at, stands_at
 from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
 from turnkeeper.actors.values import decode, encode
+from turnkeeper.actors.watch import Watch
 from turnkeeper.kernel.edge import (
     EdgeKind,
     Failure,
@@ -27,24 +27,32 @@ from turnkeeper.kernel.edge import (
 from turnkeeper.kernel.errors import DeadlineExceeded, Quarantined, StepFailed, TurnNotFound
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
 from turnkeeper.kernel.names import Address, StepName
+from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.step import Effect, StepRecord, fold_steps, version_of
 from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge, worth
 
 __all__ = ["Recorded", "Run", "recorded"]
 
-_INSIST_S = 1.0
-"""How often a handler that swallows its cancellation is cancelled again."""
+_RAISED = frozenset({Verdict.FAIL, Verdict.RETRY, Verdict.RECOVER})
+"""Verdicts on what a handler raised."""
+
+_TAKEN_BACK = ("recovery", "stuck")
+"""Why a turn was requeued whose run was cut off; `recoveries_max` is of these."""
 
 
 class Run:
     """One run of one turn under a committed lease.
 
     The handler has a task of its own: its context variables, its cancellation and its scopes are nobody else's,
-    and a caller who goes away cannot kill it half-way. `ended` is called once, after the task is over, with the
+    and a caller who goes away cannot kill it half-way. `ended` is called once, when the run is over, with the
     change that its end amounts to; None where that is not known here, because the store refused a write.
+
+    The run is over when its task is, but for a handler that would not stop (`give_up`): its turn is taken from it, and
+    the actor goes on. What the promise of one turn at a time is about, steps and all that is written, that task can do
+    no more: its journal is closed. Code of its own may still run in it.
     """
 
-    __slots__ = ("_address", "_agent", "_ended", "_node", "_steps", "_turn")
+    __slots__ = ("_address", "_agent", "_ended", "_node", "_over", "_steps", "_turn", "_watch")
 
     def __init__(
         self,
@@ -61,15 +69,48 @@ class Run:
         self._turn = turn
         self._ended = ended
         self._steps: Steps | None = None
+        self._watch: Watch | None = None
+        self._over = False
 
     def start(self) -> None:
-        """Start the handler's task and the clock that bounds it."""
+        """Start the handler's task and the watch that bounds it."""
         turn = self._turn
         turn.reset()
-        turn.started_s = self._node.loop.time()
+        turn.started_s = turn.progress_s = self._node.loop.time()
         turn.task = self._node.loop.create_task(self._work())
         turn.task.add_done_callback(self._done)
-        turn.timer = self._node.loop.call_later(self._limit_s, self._expire)
+        idle_s = self._node.settings.idle_s if self._agent.idle_s is None else self._agent.idle_s
+        self._watch = Watch(self._node, turn, self._limit_s, idle_s, self.give_up)
+        self._watch.begin()
+        turn.run = self
+
+    def has(self, task: "asyncio.Task[Any]") -> bool:
+        """Say whether a task is the run's: its handler's own, or one in which a step of it runs."""
+        return task is self._turn.task or (self._steps is not None and task in self._steps.beside)
+
+    def insist(self) -> None:
+        """See to it that a run that was told to stop does, or is given up."""
+        if self._watch is not None:
+            self._watch.insist()
+
+    def give_up(self) -> None:
+        """Take the turn from a handler that would not stop: the run is over for it, whatever its task still does.
+
+        Effects under way in it are doubts, as after a crash.
+        """
+        turn, task = self._turn, self._turn.task
+        if self._over or task is None:
+            return
+        beside = [*self._steps.beside] if self._steps is not None else []
+        address, why, at = str(self._address), str(turn.stop), [stands_at(deaf) for deaf in (task, *beside)]
+        self._node.log.error(
+            "turn.would_not_stop", turn_id=turn.row.turn_id, address=address, why=why, at=" | ".join(at)
+        )
+        for deaf in (*beside, task):
+            self._node.let_go(deaf)
+        if self._steps is not None:
+            self._steps.abandon()
+        self._end(asyncio.CancelledError(), b"")
 
     @property
     def _limit_s(self) -> float:
@@ -109,7 +150,8 @@ class Run:
             record = await recorded(self._node, turn.row.turn_id)
             if record.recoveries > self._node.settings.recoveries_max:
                 raise Quarantined(turn.row.turn_id, record.recoveries)
-            turn.payload, turn.steps, turn.failures = record.payload, record.steps, record.failures
+            turn.payload, turn.steps = record.payload, record.steps
+            turn.failures, turn.recoveries = record.failures, record.recoveries
             turn.loaded = True
             self._agent = self._agent.started_under(turn.row.turn_id, record.version, steps=len(turn.steps))
         self._steps = Steps(self._node, self._address, turn)
@@ -120,20 +162,20 @@ class Run:
         decode(body, what)  # what nobody could read is no deliverable
         return body
 
-    def _expire(self) -> None:
-        """Stop a run that has gone past its limit, and insist: a handler may not swallow it for ever."""
-        self._turn.halt(Stop.DEADLINE)
-        self._turn.timer = self._node.loop.call_later(_INSIST_S, self._expire)
-
     def _done(self, task: "asyncio.Task[None]") -> None:
         """End a run that was cancelled before its first step: then none of its code has run."""
         if self._turn.task is task:
             self._end(asyncio.CancelledError(), b"")
 
     def _end(self, error: BaseException | None, body: bytes) -> None:
+        if self._over:  # it was given up
+            return
+        self._over = True
+        if self._steps is not None:
+            self._steps.close()
         turn = self._turn
         turn.disarm()
-        turn.task = None
+        turn.task = turn.run = None
         try:
             change = self._concluded(turn.broken or error, body)
         except Exception as broken:  # noqa: BLE001 - an error that cannot be judged must not leave its turn running
@@ -141,19 +183,21 @@ class Run:
             change = end(turn.row, EdgeKind.TURN_FAILED, encode_failure(failure), self._node.clock.time())
         self._ended(turn, change)
 
-    def _concluded(self, error: BaseException | None, body: bytes) -> Change | None:
+    def _concluded(  # noqa: PLR0911 - one for each verdict
+        self, error: BaseException | None, body: bytes
+    ) -> Change | None:
         """Return the change that the handler's end amounts to."""
         turn, now = self._turn, self._node.clock.time()
-        if turn.stop is Stop.DEADLINE and turn.suspension is not None:
+        if turn.stop in {Stop.DEADLINE, Stop.STUCK} and turn.suspension is not None:
             turn.stop = Stop.SUSPEND  # somebody can still say what became of an effect; nobody could of a failed turn
         settings = self._node.settings
         retry = self._agent.retry or settings.retry
         failed = [cause for cause in causes(error) if isinstance(cause, StepFailed)]
         repeatable = all(cause.recoverable for cause in failed) and worth(retry, error)
         verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)
-        if error is not None and verdict in {Verdict.FAIL, Verdict.RETRY}:
+        if error is not None and turn.stop is not Stop.STUCK and verdict in _RAISED:
             self._node.log.warning(
-                "turn.raised", turn_id=turn.row.turn_id, error=type(error).__name__, at=_place(error)
+                "turn.raised", turn_id=turn.row.turn_id, error=type(error).__name__, at=raised_at(error)
             )
         match verdict:
             case Verdict.COMPLETE:
@@ -163,12 +207,9 @@ class Run:
                     error = DeadlineExceeded(turn.row.turn_id, self._limit_s)
                 return end(turn.row, EdgeKind.TURN_FAILED, encode_failure(self._failure(error)), now)
             case Verdict.RETRY if error is not None:
-                turn.failures += 1
-                self._node.counters.retried += 1
-                pause_s = retry.pause_s(turn.failures, self._node.chance.random())
-                forgotten = [*(cause.step for cause in failed), *turn.uncalled]
-                why = Requeued("retry", now + pause_s, self._failure(error), forgotten)
-                return requeue(turn.row, why, now)
+                return requeue(turn.row, self._again(error, [cause.step for cause in failed], retry), now)
+            case Verdict.RECOVER:
+                return requeue(turn.row, self._taken_back(error), now)
             case Verdict.YIELD:
                 return requeue(turn.row, Requeued("shutdown", forgotten=[*turn.uncalled]), now)
             case Verdict.SUSPEND if turn.suspension is not None:
@@ -177,19 +218,28 @@ class Run:
             case _:
                 return None
 
+    def _again(self, error: BaseException, failed: list[StepName], retry: Retry) -> Requeued:
+        """Return why a turn that raised runs again, after a backoff; the steps that it failed of are run anew."""
+        turn, node = self._turn, self._node
+        turn.failures += 1
+        node.counters.retried += 1
+        due_at = node.clock.time() + retry.pause_s(turn.failures, node.chance.random())
+        return Requeued("retry", due_at, self._failure(error), [*failed, *turn.uncalled])
+
+    def _taken_back(self, error: BaseException | None) -> Requeued:
+        """Return why a turn runs again whose run was cut off: at once, and with a backoff if it was so before."""
+        turn, node = self._turn, self._node
+        node.counters.recovered += 1
+        due_at = None
+        if turn.recoveries:
+            due_at = node.clock.time() + node.settings.backoff_s(turn.recoveries, node.chance.random())
+        if turn.stop is Stop.STUCK or error is None:
+            return Requeued("stuck", due_at, forgotten=[*turn.uncalled])
+        return Requeued("recovery", due_at, self._failure(error), [*turn.uncalled])
+
     def _failure(self, error: BaseException) -> Failure:
         """Return what is recorded of an error: equal places in the code have equal digests."""
-        frames = traceback.extract_tb(error.__traceback__)
-        places = "\n".join(f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in frames)
-        digest = blake2b(places.encode(errors="replace"), digest_size=8).hexdigest()
-        return failure_of(error, digest)
-
-
-def _place(error: BaseException) -> str:
-    """Return where an error was raised: its message may hold what belongs into no log, its place does not."""
-    raised = error.__cause__ if isinstance(error, StepFailed) and error.__cause__ is not None else error
-    frames = traceback.extract_tb(raised.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+        return failure_of(error, digest(error))
 
 
 class Recorded(NamedTuple):
@@ -219,7 +269,7 @@ async def recorded(node: Node, turn_id: int) -> Recorded:
         payload=bytes(details[0].payload),
         steps=fold_steps(edges),
         failures=reasons.count("retry"),
-        recoveries=reasons.count("recovery"),
+        recoveries=sum(reason in _TAKEN_BACK for reason in reasons),
         suspension=next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None),
         version=version_of(details),
     )

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.calls import Calls, Expired
+from turnkeeper.actors.calls import Calls, Expired, cut_short
 from turnkeeper.actors.journal import Call, Journal
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
@@ -71,9 +71,29 @@ class Steps:
         self._calls = Calls(node, address, turn, self._journal)
         self.beside: dict[asyncio.Task[Any], Effect] = {}
 
+    @property
+    def closed(self) -> bool:
+        """Say whether the run is over for its turn."""
+        return self._journal.closed
+
     def end(self) -> None:
         """Let no step start any more: the handler has ended."""
         self._journal.over = True
+
+    def close(self) -> None:
+        """Let nothing more be written: the run is over for its turn, whatever a task of it still does."""
+        self._journal.over = self._journal.closed = True
+
+    def abandon(self) -> None:
+        """Show the doubts about effects under way, in a run whose handler would not stop; cancel what is beside it."""
+        self._calls.abandon()
+        self.close()
+        for task in self.beside:
+            task.cancel()
+
+    def heartbeat(self) -> None:
+        """Take note that the run gets on; see `Turn.heartbeat`."""
+        self._journal.heartbeat()
 
     def issue(self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | Exception:
         """Give a step its place and its name, at the moment it is asked for and not when it comes to run.
@@ -168,6 +188,9 @@ class Steps:
                 check_same_call(known, call.arguments)
             if known.idempotency_key:  # a fork's step keeps the key that it was called under
                 call = msgspec.structs.replace(call, key=known.idempotency_key)
+            if call.key in self._node.late:
+                await self._node.no_longer_late(call.key)
+                self._journal.check_live()
         match decide(known, tool.effect):
             case StepDecision.ANSWER if known is not None:
                 return tool.decode_result(known.result)
@@ -195,7 +218,9 @@ class Steps:
                 result = await self._calls.call(tool, call)
                 returned = True
                 encoded, value = tool.encode_result(result, self._node.settings.payload_bytes_max)
-            except Exception as error:  # noqa: BLE001 - whatever a tool raises is its recorded outcome
+            except Exception as error:
+                if cut_short(error):
+                    raise  # it has no outcome: the next run does what its effect says
                 if isinstance(error, Expired) and tool.effect is Effect.EFFECTFUL:
                     with suppress(_MayRunAgain):  # as often as a failure may, or it could be for ever
                         return await self._settle_doubt(tool, call, "a timeout", recorded=None)
@@ -234,7 +259,9 @@ class Steps:
     async def _wait_until(self, retry_at: float, tool: Tool[..., Any]) -> None:
         wait_s = retry_at - self._node.clock.time()
         longest_s = tool.retry.cap_s if tool.retry is not None else self._node.settings.retry_cap_s
-        await asyncio.sleep(min(max(wait_s, 0.0), longest_s))  # a longer one comes from a clock that was put back
+        pause_s = min(max(wait_s, 0.0), longest_s)  # a longer one comes from a clock that was put back
+        self._turn.get_on(self._node.loop.time() + pause_s)  # nobody is stuck who was told to wait
+        await asyncio.sleep(pause_s)
         self._journal.check_live()
 
     # ------------------------------------------------------------ doubt
@@ -286,7 +313,8 @@ class Steps:
             try:
                 await self._calls.quiet()
             finally:  # also where the handler cancels this step: the doubt stands all the same
-                turn.halt(Stop.SUSPEND)
+                if not self._journal.closed:  # or it would be the next run that is told to stop
+                    turn.halt(Stop.SUSPEND)
         await self._stand_by()
 
     def _suspending(self) -> bool:

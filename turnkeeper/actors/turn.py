@@ -37,6 +37,14 @@ class Turn:
         self.tools: Mapping[str, Tool[..., Any]] = agent.tools
         self._steps = steps
 
+    @property
+    def over(self) -> bool:
+        """Say whether this run is over for its turn: its handler has ended, or would not stop and has lost the turn.
+
+        Whatever a task of it still asks of the turn is refused then.
+        """
+        return self._steps.closed
+
     def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call a tool as a recorded step, or answer from the record if this turn has called it before.
 
@@ -93,3 +101,17 @@ class Turn:
 
         untyped = Tool.untyped(run, name)
         return self._steps.perform(untyped, self._steps.issue(untyped, (args, kwargs), {}))
+
+    def heartbeat(self) -> None:
+        """Say that the turn gets on where no step says it: at each item of a stream, for instance.
+
+        It puts off the agent's `idle_s` and no other limit. It costs a look at the clock and writes nothing, and may be
+        called from any task of the run. A task that only says it again and again says nothing: it would hide a handler
+        that is stuck.
+
+        Raises:
+            StaleEpoch: the run is over.
+            ShuttingDown: it was told to stop.
+            StorageFailed: its record cannot be kept.
+        """
+        self._steps.heartbeat()

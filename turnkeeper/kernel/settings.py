@@ -9,6 +9,9 @@ from turnkeeper.kernel.retry import Retry
 __all__ = ["Settings"]
 
 
+_MAY_BE_ZERO = frozenset({"retries_max", "idle_s", "retention_s", "lag_s"})
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits and durations of a runtime. Seconds end in `_s`, sizes in `_bytes`, counts in `_max`.
 
@@ -16,10 +19,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         synchronous: SQLite's setting. `FULL` survives power cuts; `NORMAL` survives kill -9 only; `OFF` is for tests.
         lease_s: how long a boot's right to run turns lasts without a heartbeat (5 to 300).
         turn_s: wall time a turn may run; what it spends suspended does not count.
+        idle_s: how long a run of a turn may go without progress before it is taken back; 0 means no limit.
+            `@agent(idle_s=...)` says what progress is.
+        insist_s: how long a handler that swallows its cancellation is cancelled again, every second, before its turn is
+            taken from it.
         approval_s: how long a step in doubt waits for `Runtime.resolve` before its turn fails.
         steps_max: steps a turn may ask for.
         retries_max: how often a turn that raised is run again.
-        recoveries_max: how often a turn is taken back from a process that died under it, before it is quarantined.
+        recoveries_max: how often a turn is taken back, from a process that died under it or from a run that was stuck,
+            before it is quarantined.
         retry_base_s: backoff before the first retry; it doubles each time, with jitter.
         retry_cap_s: the longest backoff.
         mailbox_len_max: turns that wait for one actor; one more is refused before it is accepted.
@@ -30,11 +38,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_s: how long a key answers for its receipt.
         retention_s: how long ago a turn must have ended to be pruned, with its history; 0 keeps everything.
         shutdown_s: how long running turns may go on after closing began.
+        lag_s: for how long something may block the event loop before it is named in the log; 0 looks for nothing.
+            Under a clock of the application's own, virtual time say, nothing is looked for either.
     """
 
     synchronous: str = "FULL"
     lease_s: float = 45.0
     turn_s: float = 900.0
+    idle_s: float = 0.0
+    insist_s: float = 10.0
     approval_s: float = 86_400.0
     steps_max: int = 64
     retries_max: int = 3
@@ -49,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_s: float = 86_400.0
     retention_s: float = 0.0
     shutdown_s: float = 5.0
+    lag_s: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse settings that no runtime could keep.
@@ -64,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(msg)
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            least = 0 if name in {"retries_max", "retention_s"} else math.ulp(0.0)
+            least = 0 if name in _MAY_BE_ZERO else math.ulp(0.0)
             if isinstance(value, int | float) and not least <= value < math.inf:
                 msg = f"{name} must be {'zero or more' if least == 0 else 'positive'} and finite, not {value:g}"
                 raise ValueError(msg)

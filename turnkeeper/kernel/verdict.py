@@ -1,11 +1,14 @@
 """The verdict on a run: what becomes of a turn whose handler has ended, decided in one place."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
-from turnkeeper.kernel.errors import StaleEpoch, StepFailed, StorageError, TurnkeeperError
+from turnkeeper.kernel.errors import ProcessDied, StaleEpoch, StepFailed, StorageError, TurnkeeperError
 from turnkeeper.kernel.retry import Retry
 
-__all__ = ["Stop", "Verdict", "causes", "judge", "worth"]
+__all__ = ["STOPPED", "Stop", "Verdict", "causes", "judge", "worth"]
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
@@ -51,6 +54,7 @@ class Stop(StrEnum):
     SUSPEND = "suspend"  # the turn stands on a wait from now on
     SHUTDOWN = "shutdown"  # the runtime is closing
     DEADLINE = "deadline"  # it ran longer than it may
+    STUCK = "stuck"  # it was alive, and did not get on for longer than it may
 
 
 class Verdict(StrEnum):
@@ -59,9 +63,21 @@ class Verdict(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     RETRY = "retry"  # back to its queue, after a backoff
+    RECOVER = "recover"  # back to its queue as after a crash: the run was cut off, the turn has not failed
     YIELD = "yield"  # back to its queue, for the next runtime
     SUSPEND = "suspend"
     RESYNC = "resync"  # what is stored is not known here: read it again, and go on from there
+
+
+STOPPED: Final[Mapping[Stop, Verdict]] = MappingProxyType(
+    {
+        Stop.SUSPEND: Verdict.SUSPEND,
+        Stop.SHUTDOWN: Verdict.YIELD,
+        Stop.DEADLINE: Verdict.FAIL,
+        Stop.STUCK: Verdict.RECOVER,
+    }
+)
+"""What becomes of a turn whose handler was told to stop."""
 
 
 def judge(
@@ -79,16 +95,11 @@ def judge(
     raised = causes(error)
     if any(isinstance(one, StorageError | StaleEpoch) for one in raised):
         return Verdict.RESYNC
-    match stop:
-        case Stop.SUSPEND:
-            return Verdict.SUSPEND
-        case Stop.SHUTDOWN:
-            return Verdict.YIELD
-        case Stop.DEADLINE:
-            return Verdict.FAIL
-        case None:
-            pass
+    if stop is not None:
+        return STOPPED[stop]
     if error is None:
         return Verdict.COMPLETE
+    if any(isinstance(one, ProcessDied) for one in raised):
+        return Verdict.RECOVER
     retryable = all(one.retryable for one in raised if isinstance(one, TurnkeeperError))
     return Verdict.RETRY if retryable and repeatable and failures < retries_max else Verdict.FAIL

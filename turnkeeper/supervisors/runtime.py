@@ -24,6 +24,7 @@ from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.verdict import Stop
 from turnkeeper.supervisors.door import Door
 from turnkeeper.supervisors.inspection import Inspection
+from turnkeeper.supervisors.lag import LagProbe
 from turnkeeper.supervisors.operation import Operation
 from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.recovery import recover
@@ -267,14 +268,17 @@ class Runtime(Inspection, Operation):
             if turn.task is not None:
                 turn.halt(Stop.SHUTDOWN)
         if tasks:
-            _, deaf = await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
-            for _ in deaf:
-                node.log.error("turn.would_not_stop")
+            await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
+        for turn in running:
+            if turn.run is not None:
+                turn.run.give_up()
 
     async def _supervise(self, node: Node) -> None:
         """Own the writer and the heartbeat; a writer that crashes stops the runtime with a clear error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._beat, node)
+            if isinstance(self._clock, SystemClock):  # in virtual time nothing is late
+                group.start_soon(LagProbe(node.settings.lag_s, node.log, self._turn_of).run)
             if node.settings.retention_s:
                 group.start_soon(self._retain, node)
             try:
@@ -282,6 +286,14 @@ class Runtime(Inspection, Operation):
             except Exception as error:  # noqa: BLE001 - the supervisor's place: whatever it is, callers must be told
                 self._fail(node, error)
             group.cancel_scope.cancel()
+
+    def _turn_of(self, task: asyncio.Task[Any]) -> dict[str, Any]:
+        """Return whose turn a task belongs to, for logs: as its handler's own, or as one in which its step runs."""
+        for agent in self._reception.agents():
+            turn = agent.current
+            if turn is not None and turn.run is not None and turn.run.has(task):
+                return {"turn_id": turn.row.turn_id, "address": str(agent.address)}
+        return {}
 
     def _fail(self, node: Node, error: Exception) -> None:
         """Stop serving: nothing becomes durable any more, and everyone who waits is told why."""

@@ -142,7 +142,9 @@ _COUNTED: Final[Mapping[str, str]] = MappingProxyType(
         EdgeKind.DUPLICATE_DROPPED: "duplicates",
     }
 )
-_REQUEUED: Final[Mapping[str, str]] = MappingProxyType({"recovery": "recovered", "retry": "retried"})
+_REQUEUED: Final[Mapping[str, str]] = MappingProxyType(
+    {"recovery": "recovered", "stuck": "recovered", "retry": "retried"}
+)
 _SUMS: Final = (
     *("seeds", "sessions", "turns", "completed", "failed", "cancelled", "live", "steps", "duplicates", "kills"),
     *("recovered", "retried", "doubts"),

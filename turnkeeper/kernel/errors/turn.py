@@ -130,11 +130,11 @@ class RecursionDepthExceeded(TurnError):
 
 @dataclass(eq=False)
 class Quarantined(TurnError):
-    """The turn's process died under it more often than `recoveries_max` allows: it takes its process down."""
+    """The turn was cut off more often than `recoveries_max` allows: it takes its process down, or gets stuck."""
 
     turn_id: int
     recoveries: int
-    says = "turn {turn_id} was taken back from {recoveries} processes that died under it"
+    says = "turn {turn_id} was taken back {recoveries} times: processes died under it, or its runs were stuck"
 
 
 @dataclass(eq=False)

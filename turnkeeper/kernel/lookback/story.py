@@ -127,9 +127,13 @@ def _started(scene: _Scene, detail: LeaseGranted) -> str:
     return f"{again} by boot {detail.boot_id}{version}"
 
 
-def _requeued(detail: Requeued) -> str:
+def _requeued(detail: Requeued) -> str:  # noqa: PLR0911 - one line a reason
     anew = f"; {listed(detail.forgotten)} will be run anew" if detail.forgotten else ""
     match detail.reason:
+        case "recovery" if isinstance(detail.failure, Failure):
+            return f"taken back: {error_of(detail.failure)}{anew}"
+        case "stuck":
+            return f"taken back: its run did not get on for longer than its agent allows{anew}"
         case "recovery":
             return f"taken back: the process that ran it had ended{anew}"
         case "shutdown":
