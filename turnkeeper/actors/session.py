@@ -70,6 +70,10 @@ class SessionAgent:
         return self._current is None and not self._queue
 
     @property
+    def _resting(self) -> bool:
+        return self.address.agent_id in self._node.resting
+
+    @property
     def current(self) -> OpenTurn | None:
         """Return the turn that runs, or is suspended, now."""
         return self._current
@@ -124,11 +128,12 @@ class SessionAgent:
         turn_id = node.next_id()
         key = f"{FRESH_KEY}{turn_id}" if key is None else key
         arrival = Arrival(turn_id, self.actor_id, key, payload, digest, now, expires_at, fork)
-        change = accept(arrival, node.lease if self.idle else None, retired, self.definition.version)
+        at_once = self.idle and not self._resting
+        change = accept(arrival, node.lease if at_once else None, retired, self.definition.version)
         turn = OpenTurn(change.row, arrival, committed=False)
         if fork is not None:
             turn.steps = fold_steps(fork.steps)
-        if self.idle:
+        if at_once:
             self._current = turn
         else:
             self._queue.append(turn)
@@ -216,8 +221,8 @@ class SessionAgent:
     def _ready(self) -> OpenTurn | None:
         """Return the head of the queue if it may start now; arm its timer if it may start later."""
         turn = self._queue[0] if self._queue else None
-        if turn is None or not turn.committed:
-            return None  # its own commit comes back here
+        if turn is None or not turn.committed or self._resting:
+            return None  # its own commit, or the agent's resumption, comes back here
         wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
         longest_s = (self.definition.retry or self._node.settings.retry).cap_s
         if (
@@ -237,7 +242,7 @@ class SessionAgent:
 
     def _start(self, turn: OpenTurn) -> None:
         """Run a turn whose lease is committed, in a task of its own."""
-        if self._node.closing:
+        if self._node.closing or self._resting:
             self._move(turn, requeue(turn.row, Requeued("shutdown"), self._node.clock.time()))
             return
         Run(self._node, self.address, self.definition, turn, self._ended).start()

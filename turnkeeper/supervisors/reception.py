@@ -19,6 +19,8 @@ from turnkeeper.kernel.errors import (
 from turnkeeper.kernel.lifecycle import Fork, drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.verdict import Stop
 
 __all__ = ["Reception"]
 
@@ -47,6 +49,24 @@ class Reception:
     def agents(self) -> list[SessionAgent]:
         """Return the session agents in memory, idle ones included."""
         return list(self._agents.values())
+
+    def names(self) -> list[str]:
+        """Return the agents that the runtime was given."""
+        return sorted(self._definitions)
+
+    def want(self, agent_id: str, desired: Desired) -> None:
+        """Let an agent go on, or start nothing more; what it must not go on with is taken back to its queue."""
+        held = [agent for agent in self.agents() if agent.address.agent_id == agent_id]
+        if desired is Desired.RUNNING:
+            self._node.resting.discard(agent_id)
+            for agent in held:
+                agent.proceed()
+            return
+        self._node.resting.add(agent_id)
+        if desired is not Desired.PAUSED:
+            for agent in held:
+                if agent.current is not None and agent.current.task is not None:
+                    agent.current.halt(Stop.SHUTDOWN)
 
     def agent(self, address: Address) -> SessionAgent | None:
         """Return the session agent at an address, None where it is not in memory."""

@@ -21,13 +21,19 @@ from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, TurnkeeperErro
 from turnkeeper.kernel.ports import Chance, Clock, Points, Store
 from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.supervision.intensity import Intensity
 from turnkeeper.kernel.verdict import Stop
+from turnkeeper.supervisors.chronicle import Chronicle, Recorded, Unrecorded
 from turnkeeper.supervisors.door import Door
 from turnkeeper.supervisors.inspection import Inspection
 from turnkeeper.supervisors.lag import LagProbe
 from turnkeeper.supervisors.operation import Operation
 from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.recovery import recover
+from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.tending import AGENTS, TREE, Tending
 from turnkeeper.supervisors.verbs import verbs
 
 __all__ = ["Runtime", "RuntimeStatistics"]
@@ -61,7 +67,7 @@ class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     persistence: PersistenceStatistics
 
 
-class Runtime(Inspection, Operation):
+class Runtime(Inspection, Operation, Tending):
     """Durable turns for agents, on one SQLite file.
 
     An async context manager: entering takes the file, recovers what an earlier process left, and starts; leaving
@@ -73,11 +79,13 @@ class Runtime(Inspection, Operation):
     is answered, not run. Cancelling a caller stops its waiting and nothing else.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is said by its name
         self,
         store: str | Path | Store,
         agents: Sequence[Agent],
         *,
+        children: Sequence[ChildSpec] = (),
+        intensity: Intensity | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
@@ -89,6 +97,9 @@ class Runtime(Inspection, Operation):
             store: the database file, made where it does not exist; or a store of your own.
             agents: what `@agent` made; of an agent given in several versions, the newest last. Live turns of agents not
                 given here stay queued.
+            children: actors, services and trees of yours, started last and stopped first. One that falls more often
+                than is borne is put away; its path is `tree/` and its name.
+            intensity: how many restarts of each child are borne.
             settings: limits and durations.
             clock: wall time, for tests and simulations.
             chance: randomness, for tests and simulations.
@@ -96,6 +107,7 @@ class Runtime(Inspection, Operation):
 
         Raises:
             ValueError: two agents have one name and one version.
+            InvalidName: two children have one name, or it cannot be one.
         """
         self._settings = settings or Settings()
         self._clock = clock or SystemClock()
@@ -104,6 +116,8 @@ class Runtime(Inspection, Operation):
         self._store = self._file(store) if isinstance(store, str | Path) else store
         self._agents = newest_of(agents)
         self._reception = Reception(self._agents)
+        self._chronicle: Chronicle = Unrecorded()
+        self._tree = Supervisor(children, intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
         self._door: Door | None = None
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
@@ -125,6 +139,7 @@ class Runtime(Inspection, Operation):
             StoreInUse: another runtime owns the file.
             SchemaTooNew: a newer version wrote it.
             StorageFailed: it is no store, or cannot be read or written.
+            Exception: whatever a child raised that could not be started; nothing runs then.
         """
         marks = await self._store.open()
         self._reception = Reception(self._agents)
@@ -140,7 +155,10 @@ class Runtime(Inspection, Operation):
         try:
             now = self._clock.time()
             await persistence.commit([NodeStarted(node.lease.boot_id, os.getpid(), now, node.lease.until)])
+            await self._take_up(node)
             await recover(node, self._reception)
+            if (starting := self._tree.start(self._tree_fell)) is not None:
+                await starting
             if isinstance(self._store, SqliteStore):
                 self._door = Door(Path(self._store.path), verbs(self))
                 await self._door.open()
@@ -244,9 +262,13 @@ class Runtime(Inspection, Operation):
             node.closing = True
             if self._door is not None:
                 await self._door.close()
+            if (stopping := self._tree.stop(0.0)) is not None:
+                await stopping
             await self._stop_turns(node)
             for task in list(node.tasks):
                 task.cancel()
+            if node.tasks:
+                await asyncio.wait(list(node.tasks), timeout=_LAST_WORDS_S)
             node.persistence.submit([NodeStopped(self._clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
             await asyncio.wait([root])
@@ -258,6 +280,19 @@ class Runtime(Inspection, Operation):
                     turn.abandon(ShuttingDown())
             node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
         await self._store.close()
+
+    async def _take_up(self, node: Node) -> None:
+        """Want again what was wanted when the last runtime ended."""
+        desired = {row.path: Desired(row.desired) for row in await self._store.desired()}
+        self._chronicle = Recorded(node, desired)
+        for agent_id in self._reception.names():
+            if desired.get(f"{AGENTS}/{agent_id}", Desired.RUNNING) is not Desired.RUNNING:
+                node.resting.add(agent_id)
+        self._tree.adopt(TREE, self._chronicle)
+
+    def _tree_fell(self, ended: Exit) -> None:
+        """Hear that the tree has given up: it puts its children away instead, so this is a bug, and said."""
+        self._open_node().log.error("tree.gave_up", child=ended.error)
 
     async def _stop_turns(self, node: Node) -> None:
         running = [turn for agent in self._reception.agents() if (turn := agent.current) and turn.task]

@@ -10,9 +10,13 @@ __all__ = ["ChildView", "Look", "Looked"]
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child says of itself; None where it has no such thing. Ages in seconds, `pid` of a process."""
+    """What a child says of itself; None where it has no such thing. Ages in seconds, `pid` of a process.
+
+    Of an agent, `running` turns and the one of them that has not got on for longest.
+    """
 
     mailbox_len: int | None = None
+    running: int | None = None
     beat_age_s: float | None = None
     progress_age_s: float | None = None
     health: str | None = None
