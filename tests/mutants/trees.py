@@ -76,7 +76,7 @@ TREES: Final[tuple[Mutant, ...]] = (
         name="who wants a child to run is not told that it was put away",
         edits=(
             (
-                "        elif desired is not Desired.PAUSED:\n            place.settle(ChildQuarantined(self._path_of(place), reason or desired))\n            await over(place.end())",
+                "        elif desired is not Desired.PAUSED:\n            place.settle(ChildQuarantined(self._path_of(place), reason or desired))\n            await place.over(place.end())",
                 "        elif desired is not Desired.PAUSED:\n            place.settle(ChildQuarantined(self._path_of(place), reason or desired))",
             ),
         ),
@@ -99,7 +99,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="what stands on a fallen child is not stopped before it is started anew",
         where="supervisors.rounds",
-        edits=(("                await over(place.end())\n", ""),),
+        edits=(("                await place.over(place.end())\n", ""),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     _supervisor(

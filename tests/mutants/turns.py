@@ -237,11 +237,11 @@ TURNS: Final[tuple[Mutant, ...]] = (
         edits=(
             (
                 (
-                    "        if self._node.closing:\n"
+                    "        if self._node.closing or self._resting:\n"
                     '            self._move(turn, requeue(turn.row, Requeued("shutdown"), self._node.clock.time()))\n'
                     "            return\n"
                 ),
-                "        if self._node.closing:\n            return\n",
+                "        if self._node.closing or self._resting:\n            return\n",
             ),
         ),
     ),

@@ -72,12 +72,13 @@ def test_nothing_is_found_where_nothing_was_planted(table: list[Row]) -> None:
 
 
 def test_every_mutant_is_found_within_some_seeds(table: list[Row]) -> None:
-    """By a rule that is named; seed by seed, the same each time."""
+    """By a rule that is named; seed by seed, the same each time. A file of tests has as many as it has."""
     hunted = [row for row in table if row.where]
 
     assert len(hunted) == len(HUNTED)
     assert [row.name for row in hunted if not row.found] == []
-    assert all(row.by and row.seeds <= SEEDS for row in hunted)
+    assert all(row.by for row in hunted)
+    assert all(row.seeds <= SEEDS for row in hunted if ", seed " in row.by)
 
 
 def test_the_command_prints_a_table_or_json_and_exits_by_what_survives() -> None:

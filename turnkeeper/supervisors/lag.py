@@ -87,8 +87,12 @@ class LagProbe:
             self._log.error("loop.blocked", blocked_s=round(blocked_s, 3), **fields)
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._lag_s / _BEATS):
-            self.look()
+        while True:
+            due_s = self._clock() + self._lag_s / _BEATS
+            if self._ended.wait(self._lag_s / _BEATS):
+                return
+            if self._clock() < due_s + self._lag_s / 2:  # else the whole process stood still, and not its loop alone
+                self.look()
 
     def _stack(self) -> dict[str, str]:
         """Return where the loop's thread is, and how it came there."""

@@ -12,7 +12,7 @@ from turnkeeper.kernel.supervision.intensity import Intensity, Window
 from turnkeeper.kernel.supervision.slot import Action, Event, Slot, SlotState
 from turnkeeper.supervisors.view import ChildView, Looked
 
-__all__ = ["Keeper", "Place", "at_once_or_later", "crash_of", "over"]
+__all__ = ["Keeper", "Place", "at_once_or_later", "crash_of"]
 
 
 class Keeper(Protocol):
@@ -140,6 +140,12 @@ class Place:
 
     # ------------------------------------------------------------ who waits
 
+    async def over(self, work: "asyncio.Future[None] | None") -> None:
+        """Wait until a start or a stop is over, and the slot says so. Who is cancelled meanwhile does not cancel it."""
+        while work is not None and self.work is work:
+            await asyncio.wait([work])
+            await asyncio.sleep(0)  # done is not yet told: the slot's own callback may come after this one
+
     def wait(self) -> "asyncio.Future[None]":
         """Return what is done once the child runs, or will not."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -185,19 +191,16 @@ def crash_of(error: BaseException) -> Exit:
     return Exit("crashed", normal=False, error=type(error).__name__)
 
 
-async def over(work: "asyncio.Future[None] | None") -> None:
-    """Wait for a start or a stop. Who is cancelled meanwhile does not cancel it."""
-    if work is not None:
-        await asyncio.wait([work])
-
-
-def at_once_or_later(work: "Iterator[asyncio.Future[None]]") -> Awaitable[None] | None:
+def at_once_or_later(work: "Iterator[tuple[Place, asyncio.Future[None]]]") -> Awaitable[None] | None:
     """Do work up to the first thing it must wait for; return the rest, None where it was done without waiting."""
     first = next(work, None)
     return None if first is None else _later(first, work)
 
 
-async def _later(first: "asyncio.Future[None]", work: "Iterator[asyncio.Future[None]]") -> None:
-    await over(first)
-    for one in work:
-        await over(one)
+async def _later(
+    first: "tuple[Place, asyncio.Future[None]]", work: "Iterator[tuple[Place, asyncio.Future[None]]]"
+) -> None:
+    place, under_way = first
+    await place.over(under_way)
+    for place, under_way in work:
+        await place.over(under_way)

@@ -7,7 +7,7 @@ from turnkeeper.kernel.supervision.child import Restart
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy, affected
-from turnkeeper.supervisors.place import Place, over
+from turnkeeper.supervisors.place import Place
 
 __all__ = ["Rounds"]
 
@@ -74,16 +74,22 @@ class Rounds:
             if place.slot.state in {SlotState.SPAWNING, SlotState.RUNNING}:
                 if place.spec.restart is not Restart.TEMPORARY:
                     self._owed.add(place.spec.name)
-                await over(place.end())
+                await place.over(place.end())
 
     async def _bring_up(self) -> None:
-        """Start what is owed, in order. One that will not start has fallen: those behind it wait for its next round."""
+        """Start what is owed, in order. One that has fallen again makes those behind it wait for its next round."""
         for name, place in list(self._places.items()):
             if name not in self._owed or place.desired is not Desired.RUNNING:
                 continue
             if place.slot.state is SlotState.IDLE:
                 self._start(place)
-            await over(place.work)
-            if place.slot.state is not SlotState.RUNNING:
+            await place.over(place.work)
+            if place.slot.state is not SlotState.RUNNING and _comes_back(place):
                 return
             self._owed.discard(name)
+
+
+def _comes_back(place: Place) -> bool:
+    """Say whether a fallen child has another round to come: not one that was stopped, or has ended for good."""
+    ended = place.ended
+    return place.desired is Desired.RUNNING and (ended is None or place.spec.restart.wanted(normal=ended.normal))

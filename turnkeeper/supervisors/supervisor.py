@@ -36,7 +36,7 @@ from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, note_of_ex
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy
 from turnkeeper.supervisors.chronicle import Chronicle, Unrecorded
-from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of, over
+from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of
 from turnkeeper.supervisors.rounds import Rounds
 from turnkeeper.supervisors.view import ChildView
 
@@ -149,7 +149,7 @@ class Supervisor:
         if given_up:
             raise TooManyRestarts(self.path or "the root", given_up[0].error, *_borne(self.intensity))
 
-    def _starting_all(self) -> "Iterator[asyncio.Future[None]]":
+    def _starting_all(self) -> "Iterator[tuple[Place, asyncio.Future[None]]]":
         self._early.clear()
         failed: Exception | None = None
         for place in list(self._places.values()):
@@ -161,7 +161,7 @@ class Supervisor:
                 failed = error
             else:
                 if starting is not None:
-                    yield starting
+                    yield place, starting
                 if place.slot.state is SlotState.IDLE and place.ended is not None and starting is not None:
                     failed = ChildNotStarted(self._path_of(place), place.ended.error or place.ended.reason)
             if failed is not None:
@@ -175,10 +175,10 @@ class Supervisor:
             self._want(place)
         self._resumed.clear()
 
-    def _stopping_all(self) -> "Iterator[asyncio.Future[None]]":
+    def _stopping_all(self) -> "Iterator[tuple[Place, asyncio.Future[None]]]":
         for place in reversed(list(self._places.values())):
             if (stopping := place.end()) is not None:
-                yield stopping
+                yield place, stopping
             place.settle(ShuttingDown())
 
     # ------------------------------------------------------------ what it is asked
@@ -221,7 +221,7 @@ class Supervisor:
             self._want(place)
         elif desired is not Desired.PAUSED:
             place.settle(ChildQuarantined(self._path_of(place), reason or desired))
-            await over(place.end())
+            await place.over(place.end())
         return place.desired
 
     def add(self, spec: ChildSpec) -> None:
@@ -244,7 +244,7 @@ class Supervisor:
         place = self._place(name)
         place.settle(UnknownChild(name, "others; it was removed"))
         place.desired = Desired.STOPPED
-        await over(place.end())
+        await place.over(place.end())
         del self._places[name]
 
     def child(self, name: str) -> ChildSpec:
