@@ -10,7 +10,7 @@ import pytest
 from looking import Said, passed, until
 
 from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
-from turnkeeper.supervisors.lag import LagProbe
+from turnkeeper.supervisors.lag import LagProbe, stood_still
 from turnkeeper.testing import SimulatedWorld
 
 LAG_S = 0.1
@@ -184,3 +184,17 @@ async def test_nothing_is_late_in_virtual_time(world: SimulatedWorld, runtime: A
     async with runtime([]):
         await asyncio.sleep(3600)
         assert len(watchers()) == before
+
+
+@pytest.mark.parametrize(
+    ("late_s", "used_s", "still"),
+    [
+        (0.0, 0.0, False),  # the thread was on time: whatever blocks, it is the loop alone
+        (0.49, 0.0, False),
+        (30.0, 0.01, True),  # SIGSTOP, or a suspended machine
+        (30.0, 29.0, False),  # something held the interpreter, and computed
+    ],
+)
+def test_a_process_that_stood_still_is_told_from_one_that_computes(late_s: float, used_s: float, still: bool) -> None:
+    """Or a handler that holds the interpreter would be blocked without a word."""
+    assert stood_still(late_s, used_s, 1.0) is still

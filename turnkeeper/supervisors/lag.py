@@ -10,7 +10,7 @@ from typing import Any
 
 from turnkeeper.actors.places import place
 
-__all__ = ["LagProbe"]
+__all__ = ["LagProbe", "stood_still"]
 
 _FRAMES_MAX = 8
 """Frames of a blocked stack that are shown, the innermost first."""
@@ -88,10 +88,10 @@ class LagProbe:
 
     def _watch(self) -> None:
         while True:
-            due_s = self._clock() + self._lag_s / _BEATS
+            due_s, used_s = self._clock() + self._lag_s / _BEATS, time.process_time()
             if self._ended.wait(self._lag_s / _BEATS):
                 return
-            if self._clock() < due_s + self._lag_s / 2:  # else the whole process stood still, and not its loop alone
+            if not stood_still(self._clock() - due_s, time.process_time() - used_s, self._lag_s):
                 self.look()
 
     def _stack(self) -> dict[str, str]:
@@ -109,3 +109,12 @@ class LagProbe:
             return self._named(task) if task is not None else {}
         except RuntimeError:  # what it looked through has changed: the loop is back
             return {}
+
+
+def stood_still(late_s: float, used_s: float, lag_s: float) -> bool:
+    """Say whether the whole process stood still, by a signal or with its machine, and not its loop alone.
+
+    The probe's own thread was late then, and nothing was computed meanwhile. What holds the interpreter, a long regular
+    expression say, makes the thread late, too, but computes all the time: that is what the probe is for.
+    """
+    return late_s >= lag_s / 2 and used_s < late_s / 2
