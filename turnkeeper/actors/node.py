@@ -22,6 +22,8 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.supervision.child import Staff
+from turnkeeper.kernel.supervision.intensity import Intensity
 from turnkeeper.kernel.turn import TurnState
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Node:
         "points",
         "resting",
         "settings",
+        "staff",
         "store",
         "store_id",
         "suspended",
@@ -96,9 +99,13 @@ class Node:
         clock: Clock,
         chance: Chance,
         on_idle: "Callable[[SessionAgent], None]",
+        staff: Callable[[str, Intensity], Staff],
         points: Points | None,
     ) -> None:
-        """Begin a boot: the next boot id, and a lease from now on."""
+        """Begin a boot: the next boot id, and a lease from now on.
+
+        `staff` returns the supervisor of an agent's processes, by the agent's name; it is made on its first call.
+        """
         self.store = store
         self.store_id = marks.store_id
         self.persistence = persistence
@@ -106,6 +113,7 @@ class Node:
         self.clock = clock
         self.chance = chance
         self.on_idle = on_idle
+        self.staff = staff
         self.points = points
         self.loop = asyncio.get_running_loop()
         self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)

@@ -21,7 +21,7 @@ from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, TurnkeeperErro
 from turnkeeper.kernel.ports import Chance, Clock, Points, Store
 from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
-from turnkeeper.kernel.supervision.child import ChildSpec, Exit
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Staff
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Intensity
 from turnkeeper.kernel.verdict import Stop
@@ -33,7 +33,7 @@ from turnkeeper.supervisors.operation import Operation
 from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.recovery import recover
 from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
-from turnkeeper.supervisors.tending import AGENTS, TREE, Tending
+from turnkeeper.supervisors.tending import AGENTS, PROCESSES, TREE, Tending
 from turnkeeper.supervisors.verbs import verbs
 
 __all__ = ["Runtime", "RuntimeStatistics"]
@@ -118,6 +118,7 @@ class Runtime(Inspection, Operation, Tending):
         self._reception = Reception(self._agents)
         self._chronicle: Chronicle = Unrecorded()
         self._tree = Supervisor(children, intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
+        self._processes = Supervisor()
         self._door: Door | None = None
         self._node: Node | None = None
         self._root: asyncio.Task[None] | None = None
@@ -143,12 +144,12 @@ class Runtime(Inspection, Operation, Tending):
         """
         marks = await self._store.open()
         self._reception = Reception(self._agents)
+        self._processes = Supervisor()
         self._closing = None
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
-        node = Node(
-            self._store, persistence, marks, settings, self._clock, self._chance, self._reception.rest, self._points
-        )
+        rest, staff = self._reception.rest, self._staff
+        node = Node(self._store, persistence, marks, settings, self._clock, self._chance, rest, staff, self._points)
         self._reception.serve(node)
         self._node = node
         self._root = asyncio.create_task(self._supervise(node), name="turnkeeper")
@@ -156,6 +157,7 @@ class Runtime(Inspection, Operation, Tending):
             now = self._clock.time()
             await persistence.commit([NodeStarted(node.lease.boot_id, os.getpid(), now, node.lease.until)])
             await self._take_up(node)
+            self._processes.start(self._tree_fell)
             await recover(node, self._reception)
             if (starting := self._tree.start(self._tree_fell)) is not None:
                 await starting
@@ -269,6 +271,8 @@ class Runtime(Inspection, Operation, Tending):
                 task.cancel()
             if node.tasks:
                 await asyncio.wait(list(node.tasks), timeout=_LAST_WORDS_S)
+            if (stopping := self._processes.stop(0.0)) is not None:
+                await stopping
             node.persistence.submit([NodeStopped(self._clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
             await asyncio.wait([root])
@@ -289,6 +293,13 @@ class Runtime(Inspection, Operation, Tending):
             if desired.get(f"{AGENTS}/{agent_id}", Desired.RUNNING) is not Desired.RUNNING:
                 node.resting.add(agent_id)
         self._tree.adopt(TREE, self._chronicle)
+        self._processes.adopt(PROCESSES, self._chronicle)
+
+    def _staff(self, agent_id: str, intensity: Intensity) -> Staff:
+        """Return the supervisor of an agent's worker processes; one that falls too often is put away by itself."""
+        staff = Supervisor(intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
+        self._processes.add(ChildSpec(name=agent_id, child=staff))
+        return staff
 
     def _tree_fell(self, ended: Exit) -> None:
         """Hear that the tree has given up: it puts its children away instead, so this is a bug, and said."""

@@ -12,10 +12,12 @@ from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.supervisor import Supervisor
 from turnkeeper.supervisors.view import ChildView, Look
 
-__all__ = ["AGENTS", "TREE", "Tending"]
+__all__ = ["AGENTS", "PROCESSES", "TREE", "Tending"]
 
 AGENTS: Final = "agents"
 """The path of an agent is this, a slash and its name."""
+PROCESSES: Final = "processes"
+"""The path of a worker is this, a slash, its agent's name, a slash and its number from 1."""
 TREE: Final = "tree"
 """The path of a child given to the runtime is this, a slash and the names that lead to it."""
 
@@ -25,6 +27,7 @@ class Tending(ABC):
 
     _reception: Reception
     _tree: Supervisor
+    _processes: Supervisor
     _chronicle: Chronicle
 
     @abstractmethod
@@ -39,7 +42,11 @@ class Tending(ABC):
         """
         node = self._open_node()
         agents = [self._agent(node, agent_id) for agent_id in self._reception.names()]
-        children = [ChildView(name=AGENTS, kind="agents", state="running", children=agents), self._tree.view(TREE)]
+        children = [
+            ChildView(name=AGENTS, kind="agents", state="running", children=agents),
+            self._processes.view(PROCESSES),
+            self._tree.view(TREE),
+        ]
         return ChildView(
             name="runtime", kind="runtime", state="running", incarnation=node.lease.boot_id, children=children
         )
@@ -77,8 +84,8 @@ class Tending(ABC):
             desired = await self._chronicle.say(path, verb, Note(reason, by=by))
             self._reception.want(name, desired)
             return desired
-        if kind == TREE and name:
-            supervisor, child = self._find(name)
+        if kind in {TREE, PROCESSES} and name:
+            supervisor, child = self._find(kind, name)
             return await supervisor.tell(child, verb, reason, by=by)
         raise UnknownChild(path, ", ".join(f"{AGENTS}/{name}" for name in self._reception.names()) or "none")
 
@@ -92,17 +99,17 @@ class Tending(ABC):
         """
         self._open_node()
         kind, _, name = path.partition("/")
-        if kind != TREE or not name:
-            raise UnknownChild(path, f"children under {TREE}/")
-        supervisor, child = self._find(name)
+        if kind not in {TREE, PROCESSES} or not name:
+            raise UnknownChild(path, f"children under {TREE}/ and {PROCESSES}/")
+        supervisor, child = self._find(kind, name)
         await supervisor.ensure_running(child)
 
-    def _find(self, names: str) -> tuple[Supervisor, str]:
-        supervisor, (*above, last) = self._tree, names.split("/")
+    def _find(self, kind: str, names: str) -> tuple[Supervisor, str]:
+        supervisor, (*above, last) = (self._tree if kind == TREE else self._processes), names.split("/")
         for name in above:
             child = supervisor.child(name).child
             if not isinstance(child, Supervisor):
-                raise UnknownChild(f"{TREE}/{names}", f"no children under {name}")
+                raise UnknownChild(f"{kind}/{names}", f"no children under {name}")
             supervisor = child
         supervisor.child(last)
         return supervisor, last

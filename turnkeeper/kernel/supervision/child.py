@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Child", "ChildSpec", "Exit", "Exited", "Restart"]
+__all__ = ["Child", "ChildSpec", "Exit", "Exited", "Restart", "Staff"]
 
 
 class Restart(StrEnum):
@@ -75,3 +75,24 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     child: Child
     restart: Restart = Restart.PERMANENT
     shutdown_s: float = 5.0
+
+
+class Staff(Protocol):
+    """A supervisor as those see it whose children come and go while it runs, such as worker processes."""
+
+    def add(self, spec: ChildSpec) -> None:
+        """Add a child, and start it.
+
+        Raises:
+            InvalidName: the name is taken, is empty, or holds a slash.
+        """
+        ...
+
+    async def ensure_running(self, name: str) -> None:
+        """Return once the child runs; however many ask, it is started once, and no pause is cut short.
+
+        Raises:
+            UnknownChild, ShuttingDown: there is no such child, or no supervisor any more.
+            ChildQuarantined: it is put away.
+        """
+        ...
