@@ -185,6 +185,8 @@ def test_death_has_two_phases_and_looking_late_skips_none() -> None:
     assert suspect.beaten(1, 1_001.0).health is Health.ALIVE
     assert pulse.looked_at(LIMITS, 10.0).looked_at(LIMITS, 14.9).health is Health.SUSPECT
     assert pulse.looked_at(LIMITS, 10.0).looked_at(LIMITS, 15.0).health is Health.DEAD
+    assert suspect.looked_at(LIMITS, 1_004.9).health is Health.SUSPECT
+    assert suspect.looked_at(LIMITS, 1_005.0).health is Health.DEAD
 
 
 def test_the_beat_of_a_stale_incarnation_is_refused() -> None:
@@ -208,7 +210,7 @@ def test_when_to_look_next() -> None:
     """At the end of silence, of grace, or of patience, whichever comes first."""
     assert Pulse(1, 55.0, 0.0).due_at(LIMITS) == 60.0
     assert Pulse(1, 5.0, 0.0).due_at(LIMITS) == 15.0
-    assert Pulse(1, 5.0, 0.0, Health.SUSPECT).due_at(LIMITS) == 20.0
+    assert Pulse(1, 5.0, 0.0, Health.SUSPECT, 17.0).due_at(LIMITS) == 22.0
     assert Pulse(1, 5.0, 0.0).due_at(Limits(silent_s=10.0, grace_s=5.0)) == 15.0
 
 

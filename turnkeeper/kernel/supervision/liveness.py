@@ -60,12 +60,14 @@ class Pulse(msgspec.Struct, frozen=True, gc=False):
         beat_at: its last beat.
         progress_at: when it last got on.
         health: what is thought of it.
+        suspect_at: when its silence was found, where it is suspect.
     """
 
     incarnation: int
     beat_at: float
     progress_at: float
     health: Health = Health.ALIVE
+    suspect_at: float = 0.0
 
     def beaten(self, incarnation: int, now: float, *, progress: bool = False) -> "Pulse":
         """Return the pulse after a beat.
@@ -83,17 +85,19 @@ class Pulse(msgspec.Struct, frozen=True, gc=False):
         silent_at = self.beat_at + limits.silent_s
         if self.health is Health.ALIVE:
             return min(silent_at, self.progress_at + limits.idle_s) if limits.idle_s else silent_at
-        return silent_at + limits.grace_s
+        return self.suspect_at + limits.grace_s
 
     def looked_at(self, limits: Limits, now: float) -> "Pulse":
-        """Return what is thought of it now. Looking late finds it suspect first, never dead at once."""
-        health = self.health
-        silent_at = self.beat_at + limits.silent_s
-        if (health is Health.ALIVE and now >= silent_at) or (
-            health is Health.SUSPECT and now >= silent_at + limits.grace_s
-        ):
-            health = TRANSITIONS[health, Sign.SILENCE]
-        return Pulse(self.incarnation, self.beat_at, self.progress_at, health)
+        """Return what is thought of it now.
+
+        Looking late finds it suspect first, and the grace begins with that: whoever stood still must give those whose
+        beats may be waiting time to be heard.
+        """
+        if self.health is Health.ALIVE and now >= self.beat_at + limits.silent_s:
+            return Pulse(self.incarnation, self.beat_at, self.progress_at, TRANSITIONS[self.health, Sign.SILENCE], now)
+        if self.health is Health.SUSPECT and now >= self.suspect_at + limits.grace_s:
+            return msgspec.structs.replace(self, health=TRANSITIONS[self.health, Sign.SILENCE])
+        return self
 
     def stuck(self, limits: Limits, now: float) -> bool:
         """Say whether it is alive and has not got on for longer than it may."""
