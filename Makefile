@@ -21,6 +21,7 @@ explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
 	$(BIN)/turnkeeper simulate doubts --for 10
 	$(BIN)/turnkeeper simulate kernel --for 5
 	$(BIN)/turnkeeper simulate trees --for 3
+	$(BIN)/turnkeeper simulate participants --for 3
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
 	$(BIN)/python tests/mutants
@@ -39,6 +40,7 @@ bench: .venv/dev.stamp ## each benchmark beside its floor, and the crash ledger 
 	$(BIN)/python -m benchmarks.durable_turns
 	$(BIN)/python -m benchmarks.messages
 	$(BIN)/python -m benchmarks.restarts
+	$(BIN)/python -m benchmarks.idle_agents
 	$(BIN)/python -m benchmarks.crash_ledger
 
 clean:

@@ -8,54 +8,53 @@ from looking import check_invariants, details, kinds, until
 from working import AGAIN, FAST, children, pid_of, python, quick, shell
 
 from turnkeeper import Effect, Retry, Runtime, Settings, TurnkeeperError, tool
-from turnkeeper.actors.node import SystemChance, logger
+from turnkeeper.actors.node import logger
 from turnkeeper.actors.process import ProcessLimits, process_agent, worker_step
 from turnkeeper.actors.process.life import Command
-from turnkeeper.actors.process.seat import Seat, Worker
 from turnkeeper.actors.process.spawned import Guard
+from turnkeeper.actors.process.worker import Worker
 from turnkeeper.kernel.errors import ShuttingDown
-from turnkeeper.kernel.supervision.child import Child
-from turnkeeper.kernel.supervision.intensity import Intensity
-from turnkeeper.kernel.supervision.slot import SlotState
+from turnkeeper.kernel.supervision.child import Child, ChildSpec, Restart
+from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
 
 READY = 'echo \'{"v":1,"type":"ready","incarnation":\'$TURNKEEPER_INCARNATION\'}\'; while read -r l; do :; done'
 
 
-def seat(script: str = READY) -> tuple[Seat, Guard]:
-    guard = Guard()
+def staffed(script: str = READY) -> tuple[Supervisor, Worker]:
     limits = ProcessLimits(shutdown_s=0.2)
     command = Command(agent_id="w", command=["sh", "-c", script], env={}, cwd=None, limits=limits)
-    child: Child = Worker(command, guard, logger())  # it is one
-    assert isinstance(child, Worker)
-    return Seat("w/1", child, Intensity(pauses_s=(0.0,)), SystemChance(), logger()), guard
+    worker = Worker("1", command, Guard(), lambda _: None, logger())
+    child: Child = worker  # it is one
+    staff = Supervisor(exceeded=Exceeded.QUARANTINE)
+    staff.start(lambda _: None)
+    staff.add(ChildSpec(name="1", child=child, restart=Restart.TRANSIENT, shutdown_s=0.2))
+    return staff, worker
 
 
 async def test_a_thousand_who_ask_at_once_start_one_process() -> None:
     """Starts coalesce in the slot."""
-    one, guard = seat()
     before = children()
-    lives = await asyncio.gather(*(one.ensure() for _ in range(1_000)))
+    staff, worker = staffed()
+    await asyncio.gather(*(staff.ensure_running("1") for _ in range(1_000)))
 
-    assert len(set(map(id, lives))) == 1
-    assert one.slot.incarnation == 1
+    assert worker.incarnation == 1
     assert len(children() - before) == 2  # the worker and the guard
-    await one.stop(0.2)
-    guard.close()
+    await staff.stop(0.0)
     assert children() == before
 
 
 async def test_a_stop_during_a_start_wins() -> None:
-    """Whoever waited is told, and nothing is left."""
-    one, guard = seat("sleep 60")
+    """Whoever waited is told, and nothing is left; of an incarnation that is being stopped nothing is reported."""
     before = children()
-    asked = asyncio.ensure_future(one.ensure())
-    await until(lambda: one.worker.life is not None)
-    await one.stop(0.1)
+    staff, worker = staffed("sleep 60")
+    asked = asyncio.ensure_future(staff.ensure_running("1"))
+    await until(lambda: worker.life is not None)
+    await staff.stop(0.0)
 
     with pytest.raises(ShuttingDown):
         await asked
-    assert one.slot.state is SlotState.IDLE
-    guard.close()
+    assert staff.view().children[0].state == "idle"
+    assert staff.view().children[0].why == ""
     assert children() == before
 
 
@@ -241,7 +240,7 @@ async def test_a_cancelled_turn_frees_its_worker(path: Path) -> None:
         assert pid_of(agent) == first
         with pytest.raises(TurnkeeperError, match="DeadlineExceeded"):
             (await runtime.ask("s", "w", "deaf")).value  # noqa: B018 - it raises
-        await until(lambda: agent.workers()[0].pid is None)
+        await until(lambda: agent.workers()[0].last_exit is not None)
         last = agent.workers()[0].last_exit
         assert last is not None
         assert last.reason == "deaf"

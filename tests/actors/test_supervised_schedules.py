@@ -10,7 +10,7 @@ import pytest
 from test_dispatcher import SEEDS, ShuffledLoop, run_shuffled
 
 from turnkeeper.actors.volatile import Actors, ChildRef, Poison
-from turnkeeper.kernel.errors import ActorStopped, MailboxFull, ShuttingDown
+from turnkeeper.kernel.errors import ActorStopped, LetterDead, MailboxFull, ShuttingDown
 
 
 class Nursery:
@@ -152,7 +152,7 @@ def test_supervised_actors_keep_every_letter_whatever_their_supervisor_does(
         assert statistics.letters_done + statistics.letters_dead == nursery.accepted
         assert (statistics.ready, statistics.running, statistics.workers, statistics.down) == (0, 0, 0, 0)
         answers = {type(answer) for answer in await asyncio.gather(*nursery.replies, return_exceptions=True)}
-        assert answers <= {int, ActorStopped, ShuttingDown, asyncio.CancelledError}
+        assert answers <= {int, ActorStopped, LetterDead, ShuttingDown, asyncio.CancelledError}
         causes = {letter.error for letter in nursery.actors.dead_letters()}
         assert causes <= {"", "ValueError", "CancelledError"}
 

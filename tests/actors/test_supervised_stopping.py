@@ -1,6 +1,7 @@
 """Stopping supervised actors, and closing them: nothing of an incarnation is left, and no mail is lost."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 from house import House, turns_of_the_loop
 
-from turnkeeper.actors.volatile import Actors
-from turnkeeper.kernel.errors import ActorStopped, ShuttingDown
+from turnkeeper.actors.volatile import Actors, Poison
+from turnkeeper.kernel.errors import ActorStopped, LetterDead, ShuttingDown
 from turnkeeper.kernel.supervision.child import Exit
 
 
@@ -100,9 +101,9 @@ async def test_a_stop_cuts_off_what_does_not_finish_in_time() -> None:
             assert not house.child.up
             house.start()
 
-        with pytest.raises(ActorStopped) as stopped:
+        with pytest.raises(LetterDead) as dead:
             await reply
-        assert isinstance(stopped.value.__cause__, asyncio.CancelledError)
+        assert isinstance(dead.value.__cause__, asyncio.CancelledError)
         assert house.seen == [(1, "wait"), (2, "wait")]
         assert (house.exits, actors.statistics().crashes) == ([], 0)
         assert await house.child.ask("alive") == (3, "alive")
@@ -123,6 +124,85 @@ async def test_a_handler_that_swallows_being_cut_off_finishes_its_letter_only() 
         assert (house.messages(), worker.cancelling()) == (["swallow"], 0)
         house.start()
         assert await waiting == (2, "waiting")
+
+
+class Deaf:
+    """A handler that goes on until its gate is open, however often it is cancelled; then it does as it is told."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.seen: list[Any] = []
+        asyncio.get_running_loop().call_later(5, self.gate.set)  # or a test that fails would hang
+
+    async def handle(self, message: Any) -> Any:
+        self.seen.append(message)
+        while message in {"return", "crash"} and not self.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.gate.wait()
+        if message == "crash":
+            raise ValueError
+        return message
+
+
+@pytest.mark.parametrize("message", ["return", "crash"])
+async def test_a_handler_that_would_not_stop_is_given_up(
+    message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After its time and its last words; the next incarnation goes on, and the letter ends where it is, once."""
+    monkeypatch.setattr("turnkeeper.actors.supervised.LAST_WORDS_S", 0.01)
+    caplog.set_level(logging.ERROR, "turnkeeper")
+    deaf, exits = Deaf(), list[Exit]()
+    async with Actors() as actors:
+        child = actors.child(lambda: deaf.handle, name="deaf", poison=Poison(retries_max=3))
+        child.start(exits.append)
+        running, waiting = child.ask(message), child.ask("behind it")
+        await turns_of_the_loop(3)
+        stopping = [child.stop(0), child.stop(0)]
+        await asyncio.gather(*[one for one in stopping if one is not None])
+
+        assert not deaf.gate.is_set()
+        assert [record.getMessage() for record in caplog.records] == ["actor.would_not_stop"]
+        assert vars(caplog.records[0])["actor"] == "deaf"
+        assert "in handle" in vars(caplog.records[0])["at"]
+        assert not child.up
+        child.start(exits.append)
+        assert await waiting == "behind it"
+        later = child.ask("later")
+        await actors.wait_until_idle()
+        deaf.gate.set()
+        answer = await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 5)
+        await turns_of_the_loop(5)
+
+        assert await asyncio.wait_for(later, 5) == "later"
+        assert answer == ["return"] if message == "return" else isinstance(answer[0], LetterDead)
+        assert deaf.seen == [message, "behind it", "later"]
+        assert child.up
+        assert exits == []
+        assert await asyncio.wait_for(child.ask("alive"), 5) == "alive"
+        dead = 0 if message == "return" else 1
+        statistics = actors.statistics()
+        assert (statistics.letters_done, statistics.letters_dead) == (4 - dead, dead)
+        assert (statistics.running, statistics.workers) == (0, 1)
+
+
+async def test_closing_does_not_wait_for_who_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stop was bounded, and so is what comes after it; once it ends, it does so for good."""
+    monkeypatch.setattr("turnkeeper.actors.supervised.LAST_WORDS_S", 0.01)
+    deaf = Deaf()
+    async with Actors(shutdown_s=0) as actors:
+        child = actors.child(lambda: deaf.handle)
+        child.start(lambda _exit: None)
+        child.tell("return")
+        await turns_of_the_loop(3)
+        (worker,) = [task for task in asyncio.all_tasks() if task.get_name() == "turnkeeper.worker"]
+        stopping = child.stop(0)
+        assert stopping is not None
+        await stopping
+
+    assert not deaf.gate.is_set()
+    deaf.gate.set()
+    await asyncio.wait([worker], timeout=5)
+    assert worker.cancelled()
 
 
 async def test_a_crash_on_the_way_down_is_not_told() -> None:
@@ -229,7 +309,7 @@ async def test_exited_may_stop_start_and_retire() -> None:
         sibling.start().tell("mail")
         house.child.tell("crash once")
         await house.child.ask("alive")
-        with pytest.raises(ActorStopped):
+        with pytest.raises(LetterDead):
             await house.child.ask("crash")
         with pytest.raises(ActorStopped):
             house.child.tell("late")
@@ -287,7 +367,7 @@ async def test_a_handler_that_crashes_while_it_is_closed_is_not_started_again() 
         await turns_of_the_loop(5)
 
     answers = await asyncio.gather(*replies, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [ActorStopped, ShuttingDown, ShuttingDown, ShuttingDown]
+    assert [type(answer) for answer in answers] == [LetterDead, ShuttingDown, ShuttingDown, ShuttingDown]
     assert exits == []
     assert (actors.statistics().crashes, actors.statistics().letters_dead) == (1, 4)
 

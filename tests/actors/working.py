@@ -10,10 +10,11 @@ from typing import Any
 
 from looking import until
 
-from turnkeeper import Effect, Retry, Settings, step_context, tool
+from turnkeeper import Effect, Retry, Runtime, Settings, step_context, tool
 from turnkeeper.actors.process import ProcessAgent, ProcessLimits, process_agent, python_worker
 from turnkeeper.actors.tool import DidNotHappen, Happened
 from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.view import ChildView
 
 FAST = Settings(synchronous="OFF", shutdown_s=0.5, recoveries_max=1_000, retry_base_s=0.001, retry_cap_s=0.001)
 OFTEN = Intensity(restarts_max=100_000, pauses_s=(0.0,))
@@ -48,6 +49,14 @@ def quick(command: list[str], **declared: Any) -> ProcessAgent:
     limits = {"shutdown_s": 0.4, "cancel_s": 0.3, **declared.pop("limits", {})}
     given = {"intensity": OFTEN, "retry": Retry(retries_max=0), **declared}
     return process_agent("w", command, limits=ProcessLimits(**limits), **given)
+
+
+def of_worker(runtime: Runtime, number: int = 1) -> ChildView:
+    """A worker of the agent as the runtime's tree has it."""
+    view = runtime.tree()
+    for name in ("processes", "w", str(number)):
+        view = next(child for child in view.children if child.name == name)
+    return view
 
 
 def pid_of(agent: ProcessAgent) -> int | None:
@@ -93,6 +102,7 @@ __all__ = [
     "children",
     "descriptors",
     "gone",
+    "of_worker",
     "pid_of",
     "python",
     "quick",

@@ -51,7 +51,7 @@ def summary(ran: subprocess.CompletedProcess[str]) -> dict:
     return shown["summary"]
 
 
-@pytest.mark.parametrize("scenario", ["desk", "programs", "clients", "handlers", "kernel", "trees"])
+@pytest.mark.parametrize("scenario", ["desk", "programs", "clients", "handlers", "kernel", "trees", "participants"])
 def test_two_processes_come_to_the_same_hash(tmp_path: Path, scenario: str) -> None:
     """Whatever the process's hash seed; another seed has another hash, where there are rows."""
     arguments = (scenario, "--hours", "0.002", "--crash-rate", "0.005", "--json")
@@ -132,7 +132,7 @@ def test_recorded_arrivals_are_used(tmp_path: Path) -> None:
             ("nowhere.py",),
             (
                 "nowhere.py: is no file, and no built-in scenario"
-                " (desk, programs, clients, handlers, doubts, kernel, trees)"
+                " (desk, programs, clients, handlers, doubts, kernel, trees, participants)"
             ),
         ),
         (("broken.py",), "broken.py:1: is not Python"),

@@ -3,12 +3,16 @@
 from typing import Final
 
 from mutants.doubts import DOUBTS
+from mutants.letters import LETTERS
 from mutants.mailboxes import MAILBOXES
 from mutants.mutant import Mutant
+from mutants.participants import PARTICIPANTS
+from mutants.parts import PARTS
 from mutants.progress import PROGRESS
 from mutants.receipts import RECEIPTS
 from mutants.recovering import RECOVERING
 from mutants.steps import STEPS
+from mutants.sweep import SWEEP
 from mutants.trees import TREES
 from mutants.turns import TURNS
 from mutants.writing import WRITING
@@ -17,6 +21,7 @@ __all__ = ["MUTANTS"]
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
     *MAILBOXES,
+    *LETTERS,
     *TURNS,
     *WRITING,
     *RECEIPTS,
@@ -24,5 +29,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *STEPS,
     *DOUBTS,
     *PROGRESS,
+    *SWEEP,
     *TREES,
+    *PARTICIPANTS,
+    *PARTS,
 )

@@ -80,11 +80,11 @@ def _trials(tries: tuple[str, ...]) -> list[tuple[str, Any, Any, Any]]:
     )
     trials = []
     for name in tries or [
-        name for name in BUILT_IN if name not in {"kernel", "doubts", "trees"}
+        name for name in BUILT_IN if name not in {"kernel", "doubts", "trees", "participants"}
     ]:  # which are tried by name
         life = import_module(f"turnkeeper.testing.scenarios.{name}").life
-        # Those two write nothing, so nothing can fail around it.
-        of_name = weathers[:1] if name in {"kernel", "trees"} else weathers
+        # Those write nothing, so nothing can fail around it.
+        of_name = weathers[:1] if name in {"kernel", "trees", "participants"} else weathers
         trials += [(f"{name}, {weather}", life, faults, load) for weather, faults, load in of_name]
     return trials
 

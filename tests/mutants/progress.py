@@ -10,10 +10,13 @@ __all__ = ["PROGRESS"]
 _TESTS = "tests/supervisors/test_progress.py"
 _DEAF = "tests/supervisors/test_would_not_stop.py"
 _LAG = "tests/supervisors/test_lag.py"
+_STORM = "tests/supervisors/test_storms.py"
 _watch = partial(Mutant, where="actors.watch", tries=(_TESTS,))
 _run = partial(Mutant, where="actors.run", tries=(_TESTS,), slow=True)
 _steps = partial(Mutant, where="actors.steps", tries=(_TESTS,), slow=True)
 _lag = partial(Mutant, where="supervisors.lag", tries=(_LAG,), slow=True)
+_ends = partial(Mutant, where="kernel.supervision.storm", tries=("tests/kernel/test_storm.py",))
+_storms = partial(Mutant, where="supervisors.storms", tries=(_STORM,), slow=True)
 
 PROGRESS: Final[tuple[Mutant, ...]] = (
     _watch(
@@ -128,5 +131,61 @@ PROGRESS: Final[tuple[Mutant, ...]] = (
     _lag(
         name="the place of the probe's own thread is shown for the loop's",
         edits=((".get(self._thread_id)", ".get(threading.get_ident())"),),
+    ),
+    _ends(
+        name="one bad turn with its retries pauses its agent",
+        edits=(("        self._ends[turn_id] = now\n", "        self._ends[len(self._ends)] = now\n"),),
+    ),
+    _ends(
+        name="ends of a storm are never forgotten",
+        edits=((" if at > now - settings.storm_s}", "}"),),
+    ),
+    _ends(
+        name="a program that is ended from outside leaves its agents paused",
+        edits=(("in _FRUITLESS and not cancelled and", "in _FRUITLESS and"),),
+    ),
+    _ends(
+        name="turns that are quarantined before they run pause their agent",
+        edits=((" and not isinstance(error, Quarantined)", ""),),
+    ),
+    _ends(
+        name="a resumed agent is paused by its next bad turn",
+        edits=(("            return False\n        self._ends.clear()\n", "            return False\n"),),
+    ),
+    _run(
+        name="a turn that completes is no progress",
+        tries=(_STORM,),
+        edits=(("            turn.storm.get_on()\n", ""),),
+    ),
+    _run(
+        name="turns that ran when their agent was paused pause it again",
+        tries=(_STORM,),
+        edits=((" and agent_id not in node.resting", ""),),
+    ),
+    Mutant(
+        name="a run that got on counts as if it had not",
+        where="actors.openturn",
+        tries=(_STORM,),
+        edits=(("        self.fruitless = False\n        self.storm.get_on()\n", "        self.storm.get_on()\n"),),
+        slow=True,
+    ),
+    Mutant(
+        name="a turn that gets on saves nobody but itself",
+        where="actors.openturn",
+        tries=(_STORM,),
+        edits=(("        self.storm.get_on()\n", ""),),
+        slow=True,
+    ),
+    _storms(
+        name="an agent that cannot be recorded as paused goes on",
+        edits=(("        self._reception.want(agent_id, Desired.PAUSED)\n", ""),),
+    ),
+    _storms(
+        name="a storm is forgotten with its runtime",
+        edits=(("        node.start(self._record(agent_id, Note(reason, error=error, by=BY)))\n", ""),),
+    ),
+    _storms(
+        name="an agent is wanted paused and runs",
+        edits=(("        self._reception.want(agent_id, desired)", "        str(desired)"),),
     ),
 )

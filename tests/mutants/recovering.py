@@ -10,7 +10,7 @@ __all__ = ["RECOVERING"]
 _recovery = partial(Mutant, where="supervisors.recovery")
 _resync = partial(Mutant, where="actors.resync")
 _session = partial(Mutant, where="actors.session")
-_runtime = partial(Mutant, where="supervisors.runtime")
+_upkeep = partial(Mutant, where="supervisors.upkeep")
 
 RECOVERING: Final[tuple[Mutant, ...]] = (
     _recovery(
@@ -49,12 +49,7 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
     ),
     _session(
         name="recovered turns come back in the opposite order",
-        edits=(
-            (
-                "            self._stand(turn)\n        else:\n            self._queue.append(turn)",
-                "            self._stand(turn)\n        else:\n            self._queue.appendleft(turn)",
-            ),
-        ),
+        edits=(("key=lambda waiting: waiting.row.turn_id", "key=lambda waiting: -waiting.row.turn_id"),),
     ),
     _session(
         name="resync does not put the turn back into its queue",
@@ -91,14 +86,14 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
         edits=(("            row = await node.store.turn(turn_id)\n", "            row = turn.row\n"),),
         point="11: what is in memory is believed",
     ),
-    _runtime(
+    _upkeep(
         name="a heartbeat does not renew the lease",
-        edits=(("            node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)\n", ""),),
+        edits=(("        node.lease = node.lease.renewed(node.clock.time(), node.settings.lease_s)\n", ""),),
         point="3, 12: heartbeats that do not renew the lease",
     ),
-    _runtime(
+    _upkeep(
         name="the heartbeat stops at its first failure",
-        edits=(("                pause_s = min(_BEAT_AGAIN_S, pause_s)\n", "                return\n"),),
+        edits=(("            pause_s = min(_BEAT_AGAIN_S, pause_s)\n", "            await asyncio.Event().wait()\n"),),
         point="3: no heartbeat while running",
     ),
 )

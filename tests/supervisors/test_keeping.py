@@ -109,7 +109,7 @@ async def test_a_live_turn_is_never_pruned(path: Path, clock: FakeClock) -> None
 
         assert await runtime.prune(older_than_s=0.0) == 0
         await runtime.resolve(1, Happened("said so"), token=await token(runtime, 1))
-        await until(lambda: runtime.statistics().completed == 2)
+        await until(lambda: runtime.statistics().completed >= 2)
     assert rows(path, "SELECT count(*) FROM turns") == [(3,)]
 
 

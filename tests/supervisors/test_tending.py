@@ -7,13 +7,15 @@ import pytest
 from looking import rows, until
 
 from turnkeeper import Runtime, Settings, Turn, agent
+from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.kernel.errors import ChildQuarantined, UnknownChild, VerbRefused
 from turnkeeper.kernel.supervision.child import ChildSpec
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.noted import verb_noted
+from turnkeeper.kernel.supervision.view import ChildView
 from turnkeeper.supervisors.service import Service
 from turnkeeper.supervisors.supervisor import Supervisor
-from turnkeeper.supervisors.view import ChildView
 
 QUICK = Settings(synchronous="OFF", shutdown_s=0.02)
 
@@ -92,6 +94,49 @@ async def test_verbs_and_what_becomes_of_children_are_events(path: Path) -> None
             await runtime.say("agents/nobody", Verb.PAUSE)
         with pytest.raises(ValueError, match="dance"):
             await runtime.say("agents/echo", "dance")
+
+
+async def test_of_an_agent_that_the_store_knows_it_can_be_said_what_is_wanted(path: Path) -> None:
+    """Though the runtime was not given it; the next one that is has it so. Nobody else's name is taken."""
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        await runtime.ask("s", "echo", 1)
+    async with Runtime(path, [], settings=QUICK) as runtime:
+        assert await runtime.say("agents/echo", Verb.PAUSE, "a bad release", by="ops") is Desired.PAUSED
+        assert runtime.desired("agents/echo") is Desired.PAUSED
+        with pytest.raises(UnknownChild, match=r"'agents/ech'; there are none; the store knows agents/echo$"):
+            await runtime.say("agents/ech", Verb.PAUSE)
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        await runtime.tell("s", "echo", 2)
+
+        assert of(runtime.tree(), "agents", "echo").desired == "paused"
+        assert (runtime.statistics().queued, runtime.statistics().running) == (1, 0)
+
+
+@pytest.mark.parametrize("child", ["tree/feed", "processes/echo/1"])
+async def test_of_a_child_that_was_put_away_it_can_be_said_before_it_is_there(path: Path, child: str) -> None:
+    """If something was said of it before: it is released, and comes up with the runtime that is given it."""
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        for unknown in (child, "tree", "echo", ""):
+            with pytest.raises(UnknownChild, match="the store knows"):
+                await runtime.say(unknown, Verb.RELEASE)
+    store = SqliteStore(path, synchronous="OFF", store_id="s", created_at=1.0)
+    marks = await store.open()
+    _, point = verb_noted(child, Desired.RUNNING, Verb.QUARANTINE, at=1.0, boot_id=marks.boot_id)
+    assert await store.apply([point]) == {}
+    await store.close()
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        with pytest.raises(VerbRefused):
+            await runtime.say(child, Verb.RESUME)
+        assert await runtime.say(child, Verb.RELEASE, by="ops") is Desired.RUNNING
+        assert [event.kind for event in await runtime.child_events(child)] == ["quarantined", "released"]
+
+
+async def test_of_many_names_an_unknown_one_is_told_a_few(path: Path) -> None:
+    """However many agents there are."""
+    many = [agent(f"echo-{number:03}")(echo.handler) for number in range(100)]
+    async with Runtime(path, many, settings=QUICK) as runtime:
+        with pytest.raises(UnknownChild, match=r"agents/echo-005 and 94 more; the store knows none$"):
+            await runtime.say("agents/ech", Verb.PAUSE)
 
 
 async def test_children_of_the_runtime_are_started_brought_back_and_stopped_with_it(path: Path) -> None:

@@ -10,7 +10,7 @@ from turnkeeper import Settings, agent
 from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.records import NodeStarted, Record
 from turnkeeper.testing import Disk, Fault, Faults, SeededLoop, SeededSchedule, Violated, World, run
-from turnkeeper.testing.faults import FaultyStore, Trouble
+from turnkeeper.testing.faults import FaultyStore, PlannedBug, Trouble
 from turnkeeper.testing.violated import Killed
 
 
@@ -55,6 +55,8 @@ class Bench:
             await self.store.apply(points)
         except StorageFailed as error:
             return f"{error.reason} {len(self.disk.nodes) - before}"
+        except PlannedBug:
+            return f"crashed {len(self.disk.nodes) - before}"
         except Killed:
             return f"killed {len(self.disk.nodes) - before}"
         return f"stands {len(self.disk.nodes) - before}"
@@ -78,6 +80,8 @@ class Bench:
     ("fault", "said", "points"),
     [
         (Fault.FAIL, "planned: fail 0", ["commit.before"]),
+        (Fault.BUG_BEFORE, "crashed 0", ["commit.before"]),
+        (Fault.BUG_AFTER, "crashed 5", ["commit.before"]),
         (Fault.CRASH_BEFORE, "killed 0", ["commit.before"]),
         (Fault.CRASH_AFTER, "killed 5", ["commit.before"]),
         (Fault.DELAY, "stands 5", ["commit.before", "commit.after"]),
@@ -94,7 +98,8 @@ def test_a_fault_happens_to_its_commit_and_to_no_other(fault: Fault, said: str, 
         "commit.before",
         "commit.after",
     ] * (5 - at)
-    assert bench.seen.commits == [5] * (5 - (said != "stands 5"))
+    told = said == "stands 5" or fault is Fault.BUG_AFTER  # what stands is looked at, whoever is told
+    assert bench.seen.commits == [5] * (4 + told)
     assert bench.seen.reports == []
 
 
@@ -193,8 +198,9 @@ def test_faults_by_chance_come_as_often_as_their_rate_says_and_kill_nobody() -> 
     """Every kind but the crashes; which ones follows from the seed."""
     said = [word.split()[0] for word in Bench(3, fault_rate=0.2, full_commits=1, delay_s=0.0).commits(2_000)]
 
-    assert set(said) == {"stands", "planned:"}
-    assert said.count("planned:") / 2_000 == pytest.approx(0.1, abs=0.03)
+    assert set(said) == {"stands", "planned:", "crashed"}
+    assert said.count("planned:") / 2_000 == pytest.approx(0.2 * 2 / 6, abs=0.03)
+    assert said.count("crashed") / 2_000 == pytest.approx(0.2 * 2 / 6, abs=0.03)
     assert said == [word.split()[0] for word in Bench(3, fault_rate=0.2, full_commits=1, delay_s=0.0).commits(2_000)]
 
 

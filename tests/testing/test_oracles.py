@@ -27,7 +27,6 @@ from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import ActorOpened, Deliverable, EdgeAppended, NodeStarted, Record, TurnInserted
 from turnkeeper.kernel.turn import TurnRow
-from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing import Disk, Fault, Faults, SimulatedWorld, Violated, run
 from turnkeeper.testing.memory.transaction import prune, write
 from turnkeeper.testing.oracles import Oracles
@@ -337,10 +336,10 @@ def forget_the_results(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -
 def never_beat(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the heartbeat."""
 
-    async def asleep(self: Any, node: Any) -> None:
+    async def asleep(node: Any) -> None:
         await asyncio.sleep(10_000)
 
-    monkeypatch.setattr(Runtime, "_beat", asleep)
+    monkeypatch.setattr("turnkeeper.supervisors.runtime.beat", asleep)
 
 
 def never_go_on(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from turnkeeper.kernel.errors import VersionGone
 from turnkeeper.kernel.retry import Retry
 
 if TYPE_CHECKING:
+    from turnkeeper.actors.node import Node
     from turnkeeper.actors.turn import Turn
 
 __all__ = ["Agent", "agent", "newest_of"]
@@ -28,6 +29,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     adopts: frozenset[str] = frozenset()
     older: Mapping[str, "Agent"] = MappingProxyType({})
+
+    async def handle(self, node: "Node", turn: "Turn") -> Any:  # noqa: ARG002 - for agents that are part of their runtime
+        """Run one turn of a runtime, and return its deliverable."""
+        return await self.handler(turn)
 
     def started_under(self, turn_id: int, version: str, *, steps: int) -> "Agent":
         """Return who finishes a turn: the handler that it was started under, or one that adopts its turns.

@@ -100,7 +100,7 @@ class Actor:
         """Do what a crash in the handler of `letter` asks for, and return the letters that the worker goes on with."""
         raise NotImplementedError
 
-    def halted(self) -> None:
+    def halted(self, worker: asyncio.Task[None]) -> None:
         """Note that the letter is over whose mailbox was taken away meanwhile."""
 
     def bury_waiting(self, reason: DeadLetterReason) -> None:
@@ -173,6 +173,7 @@ class Dispatcher:
         "closed",
         "closing",
         "crash_log",
+        "deaf",
         "down",
         "ledger",
         "loop",
@@ -186,14 +187,14 @@ class Dispatcher:
 
     def __init__(self) -> None:
         """Make a dispatcher that takes no letters until it is opened."""
-        self.closing = True  # no letter is taken
-        self.closed = True  # no letter is begun
+        self.closing = self.closed = True  # no letter is taken, and none is begun
         self.ledger = Ledger()
         self.crash_log = CrashLog()
         self.ready: deque[Actor] = deque()
         self.running: dict[asyncio.Task[None], Actor] = {}  # exact whenever the loop has control
         self.down: set[Actor] = set()  # not to be run now, and letters wait for it
         self.workers: set[asyncio.Task[None]] = set()
+        self.deaf: set[asyncio.Task[None]] = set()  # inside a letter of a handler that would not stop
         self.parked: list[asyncio.Future[bool]] = []
         self.spare_mailboxes: deque[deque[Any]] = deque(maxlen=SPARE_MAILBOXES_MAX)
         self.pending = False
@@ -246,7 +247,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Dead-letter what waits, cancel the workers, and return once all have ended, even if cancelled meanwhile.
 
-        A handler that swallows its cancellation holds this up, as it would hold up an `asyncio.TaskGroup`.
+        A handler that swallows its cancellation holds this up, unless a `Supervised.stop` has given it up.
         """
         self.closed = True
         for actor in (*self.ready, *self.running.values()):
@@ -310,7 +311,7 @@ class Dispatcher:
         if self.ready:
             self.request_dispatch()
         else:
-            self._notify_if_idle()
+            self.notify_if_idle()
 
     async def _work(self) -> None:
         """Run what is ready, and park until there is more; end once closed, or when enough others are parked."""
@@ -324,7 +325,7 @@ class Dispatcher:
                 if self.ready:
                     continue
             if self._idle_waiters:
-                self._notify_if_idle()
+                self.notify_if_idle()
             if self.closed or len(self.parked) >= PARKED_WORKERS_MAX:
                 return
             waker = self.loop.create_future()
@@ -365,7 +366,7 @@ class Dispatcher:
                 actor.letters = None
                 self.spare_mailboxes.append(letters)  # type: ignore[arg-type]  # scheduled, it has one
             else:
-                actor.halted()
+                actor.halted(me)
             unyielded += LETTERS_PER_RUN - left
             if unyielded >= LETTERS_PER_YIELD:
                 unyielded = 0
@@ -381,7 +382,8 @@ class Dispatcher:
         finally:
             self._yielding -= 1
 
-    def _notify_if_idle(self) -> None:
+    def notify_if_idle(self) -> None:
+        """Tell who waits for it that no actor is scheduled or running, if that is so."""
         if self.ready or self.running:
             return
         for waiter in self._idle_waiters:

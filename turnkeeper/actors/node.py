@@ -6,6 +6,7 @@ import random
 import secrets
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import structlog
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.persistence import Persistence
 from turnkeeper.kernel.edge import Failure
-from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, TurnkeeperError
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
@@ -24,6 +25,7 @@ from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.supervision.child import Staff
 from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.storm import Storm
 from turnkeeper.kernel.turn import TurnState
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Node:
     __slots__ = (
         "_actor_ids",
         "_ids",
+        "agent_at",
         "chance",
         "clock",
         "closed",
@@ -74,11 +77,14 @@ class Node:
         "counters",
         "deaf",
         "failed",
+        "heir",
         "late",
         "lease",
         "log",
         "loop",
         "on_idle",
+        "on_storm",
+        "open",
         "persistence",
         "points",
         "resting",
@@ -86,6 +92,7 @@ class Node:
         "staff",
         "store",
         "store_id",
+        "storms",
         "suspended",
         "tasks",
     )
@@ -99,12 +106,16 @@ class Node:
         clock: Clock,
         chance: Chance,
         on_idle: "Callable[[SessionAgent], None]",
+        agent_at: "Callable[[Address], SessionAgent | None]",
         staff: Callable[[str, Intensity], Staff],
         points: Points | None,
+        before: "Node | None" = None,
     ) -> None:
         """Begin a boot: the next boot id, and a lease from now on.
 
         `staff` returns the supervisor of an agent's processes, by the agent's name; it is made on its first call.
+        `before` is the node whose writer has crashed: its counts go on, what would not stop is still held, and whoever
+        asks it for a deliverable is led here.
         """
         self.store = store
         self.store_id = marks.store_id
@@ -113,19 +124,26 @@ class Node:
         self.clock = clock
         self.chance = chance
         self.on_idle = on_idle
+        self.agent_at = agent_at
         self.staff = staff
         self.points = points
         self.loop = asyncio.get_running_loop()
         self.lease = Lease(marks.boot_id + 1, clock.time() + settings.lease_s)
+        self.open = False  # until what the store holds has been taken up
         self.closing = False
         self.closed = False
         self.failed: StorageFailed | None = None
-        self.counters = Counters()
+        self.heir: Node | None = None
+        if before is not None:
+            before.heir = self
+        self.counters: Counters = before.counters if before else Counters()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.deaf: set[asyncio.Task[Any]] = set()
-        self.late: dict[str, asyncio.Future[None]] = {}
+        self.deaf: set[asyncio.Task[Any]] = before.deaf if before else set()
+        self.late: dict[str, asyncio.Future[None]] = before.late if before else {}
         self.suspended: dict[int, SessionAgent] = {}
         self.resting: set[str] = set()  # agents that start no turn: paused, stopped or quarantined
+        self.storms: defaultdict[str, Storm] = defaultdict(Storm)  # by agent
+        self.on_storm: Callable[[str, str], None] = lambda _agent_id, _error: None  # the runtime pauses the agent
         self.log = logger()
         self._ids = count(marks.receipt_id + 1)
         self._actor_ids = count(marks.actor_id + 1)
@@ -146,6 +164,28 @@ class Node:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def fail(self, error: StorageFailed) -> None:
+        """Serve no more: nothing becomes durable from now on, and everyone who waits for that is told why."""
+        self.closing, self.failed = True, error
+        self.persistence.stop(error)
+
+    def check_open(self) -> None:
+        """Refuse whoever comes too early or too late.
+
+        Raises:
+            ShuttingDown: the runtime closes.
+            StorageFailed: its writer has crashed, or what the store holds has not been taken up yet: send again.
+        """
+        if self.closing:
+            raise self.gone
+        if not self.open:
+            raise StorageFailed(self.store.path, "the runtime is on its way up; send again then")
+
+    @property
+    def gone(self) -> TurnkeeperError:
+        """Return what to tell whoever comes too late."""
+        return self.failed.anew() if self.failed is not None else ShuttingDown()
 
     def let_go(self, task: asyncio.Task[Any]) -> None:
         """Hold a task that would not stop until it ends: let go of, it would be collected in the middle of its work."""

@@ -9,6 +9,7 @@ from turnkeeper.kernel.lifecycle import Arrival
 from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.step import StepRecord
+from turnkeeper.kernel.supervision.storm import Storm
 from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.kernel.verdict import Stop
 
@@ -26,7 +27,8 @@ class OpenTurn:
     nobody writes for it, or the row would be out of date as it comes. `steps` is the record that a rerun is answered
     from. `uncalled` are steps whose intent was written and whose tool has not been called: a run that ends there
     leaves no doubt about them. `progress_s` is when its run last got on, by the loop's clock; a pause that it was told
-    to make counts as progress until its end.
+    to make counts as progress until its end. `fruitless` says that it has not got on at all, and `storm` hears when it
+    does.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class OpenTurn:
         "committed",
         "deliverable",
         "failures",
+        "fruitless",
         "loaded",
         "lost",
         "payload",
@@ -47,6 +50,7 @@ class OpenTurn:
         "started_s",
         "steps",
         "stop",
+        "storm",
         "stumbles",
         "suspension",
         "task",
@@ -73,6 +77,7 @@ class OpenTurn:
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.run: Run | None = None
+        self.storm: Storm  # its agent's, from its first run on
         self.started_s = self.progress_s = 0.0
         self.deliverable: Deliverable | None = None
         self.waiting: list[asyncio.Future[Deliverable]] = []
@@ -83,6 +88,7 @@ class OpenTurn:
         self.stop: Stop | None = None
         self.suspension: Suspended | None = None
         self.broken: TurnkeeperError | None = None
+        self.fruitless = True
         self.uncalled.clear()
 
     def halt(self, why: Stop) -> None:
@@ -97,6 +103,8 @@ class OpenTurn:
     def get_on(self, at_s: float) -> None:
         """Take note of progress; what is known of a later moment stands."""
         self.progress_s = max(self.progress_s, at_s)
+        self.fruitless = False
+        self.storm.get_on()
 
     def settled(self) -> None:
         """Let those go on who waited to see how the turn stands."""
@@ -125,4 +133,4 @@ class OpenTurn:
         waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(error.anew())

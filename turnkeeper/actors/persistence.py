@@ -82,7 +82,7 @@ class Persistence:
         order of submission, before any task that waits for the same batch is resumed.
         """
         if self._stopped is not None:
-            told(self._stopped)
+            told(self._stopped.anew())
             return
         self._waiting.append((records, told))
         self._rouse()
@@ -99,6 +99,12 @@ class Persistence:
         """
         done: asyncio.Future[None] = self._loop.create_future()
         self.submit(records, settle(done))
+        await done
+
+    async def flush(self) -> None:
+        """Wait until everything that was handed over before this is written, or refused."""
+        done: asyncio.Future[TurnkeeperError | None] = self._loop.create_future()
+        self.submit((), lambda error: None if done.done() else done.set_result(error))
         await done
 
     def next_commit(self) -> Callable[[], Awaitable[None]]:
@@ -163,7 +169,7 @@ class Persistence:
     def _fail_waiting(self, error: TurnkeeperError) -> None:
         failed = list(self._waiting)
         self._waiting.clear()
-        self._tell(failed, dict.fromkeys(range(len(failed)), error))
+        self._tell(failed, {number: error.anew() for number in range(len(failed))})
 
     async def _write(self, batch: list[tuple[Sequence[Record], Told]]) -> None:
         try:

@@ -9,7 +9,7 @@ from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.values import decode
 from turnkeeper.kernel.edge import Failure
-from turnkeeper.kernel.errors import ShuttingDown, TurnNotFound, TurnUnsuccessful, UnknownAgent
+from turnkeeper.kernel.errors import TurnNotFound, TurnUnsuccessful, UnknownAgent
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.turn import TurnState
@@ -76,15 +76,15 @@ class Receipt:
         Raises:
             ShuttingDown: the runtime closed first; the turn goes on in the next one, ask there again.
             TurnNotFound: the store does not hold the turn any more.
-        UnknownAgent: the turn waits for an agent that this runtime was not given.
-            StorageFailed: the store cannot be read.
+            UnknownAgent: the turn waits for an agent that this runtime was not given.
+            StorageFailed: the store cannot be read, or its writer has crashed; ask again.
         """
-        turn = self._turn
+        turn = self._held()
         if (self._node.closed or self._node.failed) and (turn is None or turn.deliverable is None):
-            raise self._node.failed or ShuttingDown
+            raise self._node.gone
         if turn is not None and turn.deliverable is None:
             if turn.lost is not None:
-                raise turn.lost
+                raise turn.lost.anew()
             done: asyncio.Future[Deliverable] = self._node.loop.create_future()
             turn.waiting.append(done)
             return _result(await done)
@@ -95,6 +95,23 @@ class Receipt:
         if await self._node.store.turn(self.turn_id) is None:
             raise TurnNotFound(self.turn_id)
         raise UnknownAgent(self.address.agent_id, "others")
+
+    def _held(self) -> OpenTurn | None:
+        """Return the turn as it is held now: by the boot that took over, where the writer of an earlier one crashed.
+
+        Raises:
+            StorageFailed: that boot is on its way up.
+        """
+        while (heir := self._node.heir) is not None and (heir.open or heir.failed):
+            self._node = heir
+            if self._turn is not None and self._turn.deliverable is None:
+                self._turn = None
+        if self._turn is None and not self._node.closing:
+            self._node.check_open()
+            agent = self._node.agent_at(self.address)
+            turn = agent.open_turn(self.key) if agent is not None else None
+            self._turn = turn if turn is not None and turn.row.turn_id == self.turn_id else None
+        return self._turn
 
 
 def _result(found: Deliverable) -> Result:

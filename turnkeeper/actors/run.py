@@ -29,6 +29,7 @@ from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspen
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.step import Effect, StepRecord, fold_steps, version_of
+from turnkeeper.kernel.supervision.storm import is_fruitless
 from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge, worth
 
 __all__ = ["Recorded", "Run", "recorded"]
@@ -76,6 +77,7 @@ class Run:
         """Start the handler's task and the watch that bounds it."""
         turn = self._turn
         turn.reset()
+        turn.storm = self._node.storms[self._agent.agent_id]
         turn.started_s = turn.progress_s = self._node.loop.time()
         turn.task = self._node.loop.create_task(self._work())
         turn.task.add_done_callback(self._done)
@@ -156,7 +158,7 @@ class Run:
             self._agent = self._agent.started_under(turn.row.turn_id, record.version, steps=len(turn.steps))
         self._steps = Steps(self._node, self._address, turn)
         handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, self._steps)
-        value = await self._agent.handler(handed)
+        value = await self._agent.handle(self._node, handed)
         what = f"the deliverable of {self._agent.agent_id}"
         body = encode(value, what, self._node.settings.payload_bytes_max)
         decode(body, what)  # what nobody could read is no deliverable
@@ -195,6 +197,7 @@ class Run:
         failed = [cause for cause in causes(error) if isinstance(cause, StepFailed)]
         repeatable = all(cause.recoverable for cause in failed) and worth(retry, error)
         verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)
+        self._weather(verdict, error)
         if error is not None and turn.stop is not Stop.STUCK and verdict in _RAISED:
             self._node.log.warning(
                 "turn.raised", turn_id=turn.row.turn_id, error=type(error).__name__, at=raised_at(error)
@@ -217,6 +220,16 @@ class Run:
                 return suspend(turn.row, wait, now)
             case _:
                 return None
+
+    def _weather(self, verdict: Verdict, error: BaseException | None) -> None:
+        """Tell the agent's storm guard how a run has ended. A paused agent's ends tell nothing new."""
+        turn, node, agent_id = self._turn, self._node, self._agent.agent_id
+        if verdict is Verdict.COMPLETE:
+            turn.storm.get_on()
+            return
+        counts = turn.fruitless and is_fruitless(verdict, error, turn.stop) and agent_id not in node.resting
+        if counts and turn.storm.end(node.settings, turn.row.turn_id, node.loop.time()):
+            node.on_storm(agent_id, str(turn.stop or type(error).__name__))
 
     def _again(self, error: BaseException, failed: list[StepName], retry: Retry) -> Requeued:
         """Return why a turn that raised runs again, after a backoff; the steps that it failed of are run anew."""

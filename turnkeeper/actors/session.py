@@ -1,8 +1,11 @@
 """The session agent: the durable actor at one address, and its mailbox of turns, one active at a time."""
 
 import asyncio
+from bisect import insort
 from collections import deque
 from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
 
 from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
@@ -12,13 +15,7 @@ from turnkeeper.actors.resync import resync
 from turnkeeper.actors.run import Run
 from turnkeeper.actors.waiting import NO_DOUBT, Finding, answer, check_finding, overdue
 from turnkeeper.kernel.edge import EdgeKind, Requeued, encode_failure
-from turnkeeper.kernel.errors import (
-    MailboxFull,
-    StorageFailed,
-    TurnkeeperError,
-    TurnNotFound,
-    WaitTokenInvalid,
-)
+from turnkeeper.kernel.errors import MailboxFull, StorageFailed, TurnkeeperError, TurnNotFound, WaitTokenInvalid
 from turnkeeper.kernel.lifecycle import (
     Arrival,
     Change,
@@ -40,6 +37,9 @@ from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
 __all__ = ["Admitted", "SessionAgent"]
 
+# An idle actor's mailbox, which nothing can be put into: one of its own would be most of what such an actor costs.
+_EMPTY: Final[tuple[Any, Any]] = (), MappingProxyType({})
+
 Admitted = tuple[OpenTurn, bool]
 """The turn an inbound has, and whether it had it before (a duplicate)."""
 
@@ -58,8 +58,8 @@ class SessionAgent:
         self._node = node
         self._opened = opened
         self._current: OpenTurn | None = None
-        self._queue: deque[OpenTurn] = deque()
-        self._by_key: dict[str, OpenTurn] = {}
+        self._queue: deque[OpenTurn] = _EMPTY[0]
+        self._by_key: dict[str, OpenTurn] = _EMPTY[1]
         self.address = address
         self.definition = definition
         self.actor_id = actor_id
@@ -119,8 +119,6 @@ class SessionAgent:
                 return self._drop(known, now)
             case Admission.RENEWED if known is not None:
                 retired = known.row.turn_id
-            case _:
-                pass
         if len(self._queue) >= node.settings.mailbox_len_max:
             raise MailboxFull(str(self.address), node.settings.mailbox_len_max)
         node.persistence.check_room()
@@ -131,6 +129,7 @@ class SessionAgent:
         at_once = self.idle and not self._resting
         change = accept(arrival, node.lease if at_once else None, retired, self.definition.version)
         turn = OpenTurn(change.row, arrival, committed=False)
+        self._wake()
         if fork is not None:
             turn.steps = fold_steps(fork.steps)
         if at_once:
@@ -187,15 +186,21 @@ class SessionAgent:
         return done
 
     def restore(self, live: LiveTurn, row: TurnRow) -> None:
-        """Hold a turn that an earlier boot left live; called in the order of acceptance."""
+        """Hold a turn that is live in the store, in its place in the order of acceptance."""
         arrival = Arrival(row.turn_id, row.actor_id, live.key, b"", live.digest, 0.0, live.expires_at)
         turn = OpenTurn(row, arrival, committed=True)
+        self._wake()
         self._by_key[live.key] = turn
         if row.state is TurnState.SUSPENDED:
             self._current = turn
             self._stand(turn)
         else:
-            self._queue.append(turn)
+            insort(self._queue, turn, key=lambda waiting: waiting.row.turn_id)  # mostly behind all others
+
+    def _wake(self) -> None:
+        """Give the actor a mailbox of its own, where it was idle."""
+        if self._queue is _EMPTY[0]:
+            self._queue, self._by_key = deque(), {}
 
     # ------------------------------------------------------------ one turn after another
 
@@ -209,12 +214,12 @@ class SessionAgent:
         turn = self._ready()
         if turn is None:
             if not self._queue:
+                self._queue, self._by_key = _EMPTY
                 self._node.on_idle(self)
             return
         self._queue.popleft()
         self._current = turn
-        before = turn.row
-        change = acquire(before, self._node.lease, self._node.clock.time(), self.definition.version)
+        change = acquire(turn.row, self._node.lease, self._node.clock.time(), self.definition.version)
         turn.row = change.row
         self._node.persistence.submit(change.records, partial(self._acquired, turn))
 
@@ -224,10 +229,8 @@ class SessionAgent:
         if turn is None or not turn.committed or self._resting:
             return None  # its own commit, or the agent's resumption, comes back here
         wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
-        longest_s = (self.definition.retry or self._node.settings.retry).cap_s
-        if (
-            0 < wait_s <= max(longest_s, self._node.settings.retry_cap_s) + 1
-        ):  # a longer one comes from a clock that was put back
+        longest_s = max((self.definition.retry or self._node.settings.retry).cap_s, self._node.settings.retry_cap_s)
+        if 0 < wait_s <= longest_s + 1:  # a longer one comes from a clock that was put back
             turn.disarm()
             turn.timer = self._node.loop.call_later(wait_s, self._next)
             return None
@@ -238,7 +241,7 @@ class SessionAgent:
             self._start(turn)
         else:
             turn.broken = error
-            self._node.start(self._resync(turn))
+            self._node.start(self.resync_turn(turn))
 
     def _start(self, turn: OpenTurn) -> None:
         """Run a turn whose lease is committed, in a task of its own."""
@@ -251,7 +254,7 @@ class SessionAgent:
 
     def _ended(self, turn: OpenTurn, change: Change | None) -> None:
         if change is None:
-            self._node.start(self._resync(turn))
+            self._node.start(self.resync_turn(turn))
         else:
             self._move(turn, change)
 
@@ -286,7 +289,7 @@ class SessionAgent:
                     successor.row = before
                 self._queue.appendleft(successor)
             turn.broken = error
-            self._node.start(self._resync(turn))
+            self._node.start(self.resync_turn(turn))
             return
         if isinstance(deliverable, Deliverable):
             self._finish(turn, deliverable)
@@ -320,12 +323,7 @@ class SessionAgent:
         if turn in self._queue:
             self._queue.remove(turn)
 
-    def _fail(self, turn: OpenTurn, error: TurnkeeperError) -> None:
-        """End a turn that does not run: it has waited, or has been started, too often."""
-        body = encode_failure(failure_of(error))
-        self._move(turn, end(turn.row, EdgeKind.TURN_FAILED, body, self._node.clock.time()))
-
-    async def _resync(self, turn: OpenTurn) -> None:
+    async def resync_turn(self, turn: OpenTurn) -> None:
         """Go on from what is stored, after the store has refused a write."""
         turn.stumbles += 1
         row, deliverable = await resync(self._node, turn)
@@ -367,7 +365,8 @@ class SessionAgent:
             return
         if turn.row.version == stood_at and not self._node.closing:
             self._node.suspended.pop(turn.row.turn_id, None)
-            self._fail(turn, error)
+            body = encode_failure(failure_of(error))
+            self._move(turn, end(turn.row, EdgeKind.TURN_FAILED, body, self._node.clock.time()))
 
     async def resolve(self, turn_id: int, finding: Finding, token: str) -> None:
         """Say what became of the effect a suspended turn stands on; the turn then runs again.

@@ -9,6 +9,7 @@ for it would make stopping a tree quadratic. The worker that gets there meets `_
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -17,7 +18,8 @@ import msgspec
 
 from turnkeeper.actors.dispatcher import Actor, Dispatcher
 from turnkeeper.actors.letters import Ask, DeadLetter, DeadLetterReason, Delivery
-from turnkeeper.kernel.errors import ActorStopped, ShuttingDown
+from turnkeeper.actors.places import stands_at
+from turnkeeper.kernel.errors import ActorStopped, LetterDead, ShuttingDown
 from turnkeeper.kernel.supervision.child import Exit, Exited
 
 __all__ = ["Poison", "Supervised"]
@@ -49,6 +51,11 @@ class Poison(msgspec.Struct, frozen=True, kw_only=True):
                 msg = f"{name} must be zero or more, not {value}"
                 raise ValueError(msg)
 
+
+LAST_WORDS_S: Final = 1.0
+"""How long a handler that was cut off may take to clean up before its actor goes down without it."""
+
+logger = logging.getLogger("turnkeeper")
 
 _TRIED_AGAIN: Final = (Exception, asyncio.CancelledError)
 """What ends the process is not: its loop comes back to life to close."""
@@ -131,10 +138,12 @@ class Supervised(Actor):
         """Bring the incarnation down: at once, None, unless it is inside a letter. Letters wait for the next one.
 
         It begins no further letter even where nobody awaits the result. The letter that it is inside of may finish
-        within `shutdown_s`; then its handler is cancelled, and the letter has not survived it (`Poison`). A handler
-        that swallows its cancellation holds this up, as it would hold up an `asyncio.TaskGroup`. Cancelling the awaiter
-        cuts the time short, and keeps the promise that nothing is left. A handler that stops its own actor gets None:
-        it cannot wait for itself.
+        within `shutdown_s`; then its handler is cancelled, and the letter has not survived it (`Poison`). Cancelling
+        the awaiter cuts the time short, and keeps the promise that nothing is left. A handler that stops its own actor
+        gets None: it cannot wait for itself.
+
+        A handler that swallows its cancellation for a second is given up, and named in the log: the actor is down, and
+        may be started again, while that one letter goes on in the handler that has it. It is tried no more.
         """
         if self._exited is None and self._stopping is None and not self.stopped:
             return None
@@ -152,7 +161,7 @@ class Supervised(Actor):
         if self._stopping is None:
             self._stopping = self.dispatcher.loop.create_future()
             self._take_letters_away()
-        return None if worker is asyncio.current_task() else _halt(worker, self._stopping, shutdown_s)
+        return None if worker is asyncio.current_task() else self._halt(worker, self._stopping, shutdown_s)
 
     def retire(self) -> None:
         """Take it down for good. The letter that it is inside of is finished, those that wait are dead.
@@ -212,6 +221,10 @@ class Supervised(Actor):
     def crashed(self, letter: Any, crash: BaseException, worker: asyncio.Task[None]) -> deque[Any]:
         """Go down, keep the mail, and tell who started it."""
         dispatcher = self.dispatcher
+        if dispatcher.deaf and worker in dispatcher.deaf:  # of an incarnation that is gone
+            dispatcher.crash_log.note(self.name, crash)
+            self._keep_or_bury(letter, crash, retries_max=0)  # or it would be in two incarnations
+            return _NOTHING
         del dispatcher.running[worker]  # inside no letter any more
         exited = self._exited
         self._exited = None
@@ -225,20 +238,25 @@ class Supervised(Actor):
         if type(crash) is not asyncio.CancelledError or not (dispatcher.closed or self._stopping is not None):
             dispatcher.ledger.crashes += 1
             dispatcher.crash_log.note(self.name, crash)
-        self._keep_or_bury(letter, crash)
+        self._keep_or_bury(letter, crash, self._poison.retries_max)
         if self.letters:
             dispatcher.down.add(self)
         elif self.letters is not None:
             dispatcher.spare_mailboxes.append(self.letters)
             self.letters = None
         if exited is None:
-            self.halted()
+            self._tell_stopped()
         elif not dispatcher.closed:
             dispatcher.tell_of_exit(exited, Exit("crashed", normal=False, error=type(crash).__qualname__))
         return _NOTHING
 
-    def halted(self) -> None:
-        """Tell who waits for the stop."""
+    def halted(self, worker: asyncio.Task[None]) -> None:
+        """Tell who waits for the stop. A worker that was given up ends: its cancellation is owed since then."""
+        if worker in self.dispatcher.deaf:
+            raise asyncio.CancelledError
+        self._tell_stopped()
+
+    def _tell_stopped(self) -> None:
         if self._stopping is not None:
             self._stopping.set_result(None)
             self._stopping = None
@@ -250,6 +268,38 @@ class Supervised(Actor):
             return ShuttingDown()
         what = "up" if self.up else "still on its way down"
         return RuntimeError(f"{self.name} is {what}; stop it, and wait for that, before it is started again")
+
+    async def _halt(self, worker: asyncio.Task[None], stopping: asyncio.Future[None], shutdown_s: float) -> None:
+        """Wait for the end of the letter that the worker is inside of, and cut it off when the time is over."""
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.wait([stopping], timeout=shutdown_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        cut_off = not stopping.done() and worker.cancel()
+        ends_s = self.dispatcher.loop.time() + LAST_WORDS_S
+        while not stopping.done() and (left_s := ends_s - self.dispatcher.loop.time()) > 0:
+            try:
+                await asyncio.wait([stopping], timeout=left_s)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if not stopping.done():
+            self._give_up(worker)
+        elif cut_off and not worker.done():
+            worker.uncancel()  # the handler has swallowed it, and the worker goes on with other actors
+        if cancelled is not None:
+            raise cancelled
+
+    def _give_up(self, worker: asyncio.Task[None]) -> None:
+        """Be down without the end of a handler that would not stop. Nobody counts on its worker any more."""
+        dispatcher = self.dispatcher
+        logger.error("actor.would_not_stop", extra={"actor": self.name, "at": stands_at(worker)})
+        del dispatcher.running[worker]
+        dispatcher.workers.discard(worker)
+        dispatcher.deaf.add(worker)  # held, or it would be collected in the middle of its work
+        worker.add_done_callback(dispatcher.deaf.discard)
+        self._tell_stopped()
+        dispatcher.notify_if_idle()
 
     def _take_letters_away(self) -> None:
         """Leave the worker, which goes on with the deque that it has, nothing behind the letter it is inside of."""
@@ -264,7 +314,7 @@ class Supervised(Actor):
         letters = self.take_mailbox() if self.letters is None else self.letters
         letters.appendleft(letter)
 
-    def _keep_or_bury(self, letter: Any, crash: BaseException) -> None:
+    def _keep_or_bury(self, letter: Any, crash: BaseException, retries_max: int) -> None:
         """Put the letter that a handler did not survive back to the head, or set it aside."""
         message: Any = letter
         reply: Any = None
@@ -275,14 +325,16 @@ class Supervised(Actor):
                 attempts, crashes, replays = reply.attempts + 1, reply.crashes + 1, reply.replays
                 reply = reply.reply
         closed = self.dispatcher.closed
-        again = attempts <= self._poison.retries_max and not (closed or self.stopped)
+        again = attempts <= retries_max and not (closed or self.stopped)
         if again and isinstance(crash, _TRIED_AGAIN):
             self._put_back(Ask(message, Delivery(reply, attempts, crashes, replays)))
         elif closed and isinstance(crash, asyncio.CancelledError):
             self._bury(letter, DeadLetterReason.SHUTTING_DOWN)
         else:
             if reply is not None and not reply.done():
-                reply.set_exception(self._stopped_error())
+                error = LetterDead(self.name, type(crash).__qualname__)
+                error.__cause__ = crash
+                reply.set_exception(error)
             dead = DeadLetter(
                 actor=self.name,
                 message=message,
@@ -295,22 +347,3 @@ class Supervised(Actor):
             if self._dead is None:
                 self._dead = deque(maxlen=self._poison.dead_letters_max)
             self._dead.append(dead)
-
-
-async def _halt(worker: asyncio.Task[None], stopping: asyncio.Future[None], shutdown_s: float) -> None:
-    """Wait for the end of the letter that the worker is inside of, and cut it off when the time is over."""
-    cancelled: asyncio.CancelledError | None = None
-    try:
-        await asyncio.wait([stopping], timeout=shutdown_s)
-    except asyncio.CancelledError as error:
-        cancelled = error
-    cut_off = not stopping.done() and worker.cancel()
-    while not stopping.done():
-        try:
-            await asyncio.wait([stopping])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cut_off and not worker.done():
-        worker.uncancel()  # the handler has swallowed it, and the worker goes on with other actors
-    if cancelled is not None:
-        raise cancelled

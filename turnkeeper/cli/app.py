@@ -22,10 +22,12 @@ from turnkeeper.cli.output import err, json_option, out, print_json
 from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
-from turnkeeper.cli.show import session_view, sessions_view, turn_view
+from turnkeeper.cli.show import print_view, session_view, sessions_view, turn_view
 from turnkeeper.cli.simulate import TRACE, Plan, Watcher, fresh_seeds, lines_of, plan_of, seed_range
 from turnkeeper.cli.simulate import simulate as run_simulation
 from turnkeeper.cli.tables import counts_table, printable
+from turnkeeper.cli.tend import COMMANDS as TENDING
+from turnkeeper.cli.tree import COMMANDS as LOOKING_IN
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.lookback.past import readable
 from turnkeeper.kernel.settings import Settings
@@ -71,7 +73,7 @@ def group() -> None:
     """Durable turns for AI agents: replay recorded conversations, simulate, audit and look into a store."""
 
 
-for _command in (*LOOKING_BACK, *OPERATING):
+for _command in (*LOOKING_BACK, *LOOKING_IN, *OPERATING, *TENDING):
     group.add_command(_command)
 
 
@@ -183,11 +185,7 @@ def show(db: Path, session: str | None, turn: int | None, as_json: bool) -> None
             view = session_view(db, session)
         else:
             view = turn_view(db, session, turn)
-    if as_json:
-        print_json(view.data)
-    else:
-        for table in view.tables:
-            out.print(table)
+    print_view(view, as_json=as_json)
 
 
 _rate = click.FloatRange(0.0, 1.0)

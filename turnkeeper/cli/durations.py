@@ -1,11 +1,13 @@
-"""Durations as people write them on a command line: seconds, or 15m, 12h, 30d."""
+"""Durations as people write them on a command line (seconds, or 15m, 12h, 30d), and as they read them."""
 
 import math
 from typing import Final
 
 import click
 
-__all__ = ["duration_s"]
+from turnkeeper.kernel.lookback.past import span
+
+__all__ = ["ago", "duration_s"]
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -26,3 +28,8 @@ def duration_s(_context: click.Context, _parameter: click.Parameter, text: str |
     if not 0 <= found_s < math.inf:
         raise click.BadParameter(f"{text!r} is no duration; write seconds, or 15m, 12h, 30d")
     return found_s
+
+
+def ago(at: float, now: float) -> str:
+    """Return how long before a moment something was, or how long after it it will be. Times in s."""
+    return f"{span(now - at)} ago" if at <= now else f"in {span(at - now)}"

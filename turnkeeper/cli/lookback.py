@@ -15,7 +15,7 @@ import msgspec
 from rich.table import Table
 
 from turnkeeper.actors.store.reader import Reader
-from turnkeeper.cli.durations import duration_s
+from turnkeeper.cli.durations import ago, duration_s
 from turnkeeper.cli.output import json_option, out, print_json
 from turnkeeper.cli.show import moment, table
 from turnkeeper.cli.tables import printable
@@ -67,7 +67,7 @@ def _explained(found: Explanation) -> Iterator[str]:
     for place, one in enumerate(found.happened):
         if found.left_out and place == found.gap_at:
             yield _line("", f"... {found.left_out} more")
-        yield _line(_ago(one.at, found.now), one.what)
+        yield _line(ago(one.at, found.now), one.what)
     yield _line("waits for", found.waits_for)
     for place, said in enumerate(found.next):
         yield _line("" if place else "next", said)
@@ -154,10 +154,6 @@ def _line(label: str, said: str) -> str:
 
 def _address(found: Explanation | ReceiptView | ReplayPlan | Doubt | Checkpoint) -> Address:
     return Address(found.tenant, found.session_id, found.agent_id)
-
-
-def _ago(at: float, now: float) -> str:
-    return f"{span(now - at)} ago" if at <= now else f"in {span(at - now)}"
 
 
 def _fields(record: msgspec.Struct) -> Iterable[tuple[str, Any]]:

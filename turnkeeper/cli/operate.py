@@ -19,7 +19,7 @@ from turnkeeper.supervisors.knock import knock
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.supervisors.verbs import verbs
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "ask", "print_answer"]
 
 _db = click.argument("db", type=click.Path(path_type=Path))
 _turn = click.argument("turn", type=click.IntRange(0, 2**63 - 1))
@@ -47,8 +47,8 @@ def _resolve(  # noqa: PLR0913, PLR0917 - an argument an option
             fields |= {"finding": "given_up"}
         case _:
             raise click.UsageError("say one of --happened JSON, --did-not-happen, --give-up")
-    answered = _ask(db, "resolve", fields)
-    _show(answered, f"turn {turn}: {answered['finding'].replace('_', ' ')}; it goes on", as_json)
+    answered = ask(db, "resolve", fields)
+    print_answer(answered, f"turn {turn}: {answered['finding'].replace('_', ' ')}; it goes on", as_json)
 
 
 def _value(text: str) -> Any:
@@ -67,11 +67,11 @@ def _value(text: str) -> Any:
 @json_option
 def _fork(db: Path, turn: int, from_step: int, key: str | None, as_json: bool) -> None:
     """Begin a new turn with the input of TURN and the record of its first steps, which are not run again."""
-    answered = _ask(db, "fork", {"turn_id": turn, "from_step": from_step, "key": key})
+    answered = ask(db, "fork", {"turn_id": turn, "from_step": from_step, "key": key})
     known = " (asked for before)" if answered["duplicate"] else ""
     said = f"turn {answered['turn_id']}{known}: a fork of turn {turn} with its first {from_step} steps"
     again = f"; effects that it may have again: {', '.join(answered['again'])}" if answered["again"] else ""
-    _show(answered, said + again, as_json)
+    print_answer(answered, said + again, as_json)
 
 
 @click.command("prune")
@@ -80,8 +80,10 @@ def _fork(db: Path, turn: int, from_step: int, key: str | None, as_json: bool) -
 @json_option
 def _prune(db: Path, older_than: float, as_json: bool) -> None:
     """Delete turns that ended longer ago, with their history. What is live, or whose key still answers, stays."""
-    answered = _ask(db, "prune", {"older_than_s": older_than})
-    _show(answered, f"{answered['pruned']} turns pruned; live ones stay, and those whose keys still answer", as_json)
+    answered = ask(db, "prune", {"older_than_s": older_than})
+    print_answer(
+        answered, f"{answered['pruned']} turns pruned; live ones stay, and those whose keys still answer", as_json
+    )
 
 
 @click.command("backup")
@@ -91,18 +93,23 @@ def _prune(db: Path, older_than: float, as_json: bool) -> None:
 def _backup(db: Path, target: Path, as_json: bool) -> None:
     """Copy a store into a new file TARGET, as it is at one moment, while it is used or not."""
     size = back_up(db, target)
-    _show({"target": str(target), "bytes": size}, f"{target}: {size} bytes", as_json)
+    print_answer({"target": str(target), "bytes": size}, f"{target}: {size} bytes", as_json)
 
 
-def _show(answered: Mapping[str, Any], said: str, as_json: bool) -> None:
+def print_answer(answered: Mapping[str, Any], said: str, as_json: bool) -> None:
+    """Print what was answered: its data for machines, or in words for people."""
     if as_json:
         print_json(dict(answered))
     else:
         out.print(printable(said), markup=False, soft_wrap=True)
 
 
-def _ask(db: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the runtime that has the store open; where there is none, open it for this one thing."""
+def ask(db: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the runtime that has the store open; where there is none, open it for this one thing.
+
+    Raises:
+        TurnkeeperError: it is no store, or it was refused; from a runtime this is `DoorRefused`.
+    """
     file = resolved(db)
     check_store(file)  # a path that is no store is refused, and not made one
     try:

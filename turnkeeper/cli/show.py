@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 from turnkeeper.actors.store.reader import Reader
+from turnkeeper.cli.output import out, print_json
 from turnkeeper.cli.tables import printable, rows_table
 from turnkeeper.kernel.edge import Failure, decode_detail
 from turnkeeper.kernel.errors import InvalidName, TurnNotFound
@@ -19,17 +21,26 @@ from turnkeeper.kernel.rows import NumberedEdge, SessionRow
 from turnkeeper.kernel.step import StepRecord, fold_steps
 from turnkeeper.kernel.turn import TurnState
 
-__all__ = ["View", "moment", "session_view", "sessions_view", "table", "turn_view"]
+__all__ = ["View", "moment", "print_view", "session_view", "sessions_view", "table", "turn_view"]
 
 _CELL_LEN_MAX = 120
 _DAMAGED = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class View(NamedTuple):
-    """The same content twice: as plain data for machines, as tables for people."""
+    """The same content twice: as plain data for machines, as tables, or a tree, for people."""
 
     data: Any
-    tables: list[Table]
+    tables: Sequence[Table | Tree]
+
+
+def print_view(view: View, *, as_json: bool) -> None:
+    """Print a view, for machines or for people."""
+    if as_json:
+        print_json(view.data)
+        return
+    for one in view.tables:
+        out.print(one)
 
 
 def sessions_view(db: Path) -> View:

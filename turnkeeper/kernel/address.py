@@ -4,7 +4,7 @@ from turnkeeper.kernel.errors import InvalidName
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import FRESH_KEY
 
-__all__ = ["NAME_LEN_MAX", "address", "check_key"]
+__all__ = ["NAME_LEN_MAX", "address", "check_key", "check_name"]
 
 NAME_LEN_MAX = 512
 """Characters in a name: enough for any id in use, small enough for an index."""
@@ -17,9 +17,9 @@ def address(tenant: str, session_id: str, agent_id: str) -> Address:
         InvalidName: a part is no text, empty, too long, or not encodable.
     """
     if tenant != "":
-        _check("tenant", tenant)
-    _check("session_id", session_id)
-    _check("agent_id", agent_id)
+        check_name("tenant", tenant)
+    check_name("session_id", session_id)
+    check_name("agent_id", agent_id)
     return Address(tenant, session_id, agent_id)
 
 
@@ -29,12 +29,17 @@ def check_key(key: str) -> None:
     Raises:
         InvalidName: as for an address, or it begins like the keys of inbounds that have none.
     """
-    _check("key", key)
+    check_name("key", key)
     if key.startswith(FRESH_KEY):
         raise InvalidName("key", f"{key!r} begins with {FRESH_KEY!r}, which is kept for inbounds without a key")
 
 
-def _check(what: str, value: str) -> None:
+def check_name(what: str, value: str) -> None:
+    """Refuse what can be no name; `what` is what the error calls it.
+
+    Raises:
+        InvalidName: empty, too long, or not valid text.
+    """
     if not isinstance(value, str):
         raise InvalidName(what, f"must be text, not {type(value).__name__}")
     if not value:

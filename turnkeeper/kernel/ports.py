@@ -47,9 +47,9 @@ class Points(Protocol):
         """Be told that a point is reached; what this raises ends the process as a kill would.
 
         Args:
-            point: `effect.before` or `effect.after` the call of a tool that is not pure; a store under test adds
-                `commit.before` and `commit.after`.
-            subject: the effect's idempotency key.
+            point: `effect.before` or `effect.after` the call of a tool that is not pure; `sweep.caught` where a turn
+                was left to nobody; a store under test adds `commit.before` and `commit.after`.
+            subject: the effect's idempotency key; which turn was caught.
         """
         ...
 
@@ -118,6 +118,13 @@ class Store(Protocol):
 
     async def live_turns(self) -> list[LiveTurn]:
         """Return every live turn, in the order in which they were accepted."""
+        ...
+
+    async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
+        """Return at most `limit` live turns behind a place in the order of actors and, of each, of turns.
+
+        What it costs follows from `limit` and from how many turns wait for one actor, not from how many are live.
+        """
         ...
 
     async def actor_id(self, address: Address) -> int | None:

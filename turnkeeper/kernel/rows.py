@@ -10,7 +10,7 @@ from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
-__all__ = ["NumberedEdge", "Rows", "SessionRow", "StoredTurn"]
+__all__ = ["AgentRow", "NumberedEdge", "Rows", "SessionRow", "StoredTurn"]
 
 
 class SessionRow(NamedTuple):
@@ -22,6 +22,15 @@ class SessionRow(NamedTuple):
     live: int
     failed: int
     last_at: float | None
+
+
+class AgentRow(NamedTuple):
+    """An agent by its name, with how many live turns its session agents have, by state."""
+
+    agent_id: str
+    queued: int
+    running: int
+    suspended: int
 
 
 class StoredTurn(NamedTuple):
@@ -44,6 +53,10 @@ class Rows(Protocol):
 
     def sessions(self) -> Iterable[SessionRow]:
         """Yield every session agent, in the order in which they were first spoken to."""
+        ...
+
+    def agents(self) -> Sequence[AgentRow]:
+        """Return every agent that was ever spoken to, by name."""
         ...
 
     def histories(self) -> Iterable[tuple[SessionRow, Sequence[StoredTurn]]]:

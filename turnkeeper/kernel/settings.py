@@ -9,7 +9,7 @@ from turnkeeper.kernel.retry import Retry
 __all__ = ["Settings"]
 
 
-_MAY_BE_ZERO = frozenset({"retries_max", "idle_s", "retention_s", "lag_s"})
+_MAY_BE_ZERO = frozenset({"retries_max", "idle_s", "retention_s", "lag_s", "storm_ends_max", "sweep_s"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +38,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_s: how long a key answers for its receipt.
         retention_s: how long ago a turn must have ended to be pruned, with its history; 0 keeps everything.
         shutdown_s: how long running turns may go on after closing began.
+        participant_silent_s: since the last beat of a participant outside, until it is suspect: beats come every 30 s,
+            and one that is lost is borne.
+        participant_grace_s: from then, until it is gone.
+        storm_ends_max: turns of one agent that may end within `storm_s` without progress of any of its turns: with the
+            last of them the agent is paused, until somebody resumes it. Progress is what puts off `idle_s`, and a turn
+            that completes. 0 pauses nothing.
+        storm_s: how long such an end is counted.
         lag_s: for how long something may block the event loop before it is named in the log; 0 looks for nothing.
             Under a clock of the application's own, virtual time say, nothing is looked for either.
+        sweep_s: how often a page of the live turns is looked through for one that a bug has left to nobody; 0 means
+            never.
     """
 
     synchronous: str = "FULL"
@@ -61,7 +70,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_s: float = 86_400.0
     retention_s: float = 0.0
     shutdown_s: float = 5.0
+    participant_silent_s: float = 60.0
+    participant_grace_s: float = 30.0
+    storm_ends_max: int = 5
+    storm_s: float = 30.0
     lag_s: float = 1.0
+    sweep_s: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse settings that no runtime could keep.

@@ -1,6 +1,7 @@
 """Chronicles: what is kept of supervision, and what was wanted when the last runtime ended."""
 
 import asyncio
+from collections import OrderedDict, deque
 from typing import Final, Protocol
 
 import msgspec
@@ -8,11 +9,14 @@ import msgspec
 from turnkeeper.actors.node import Node
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.supervision.desired import Desired, Verb
-from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, noted, verb_noted
+from turnkeeper.kernel.supervision.noted import EVENTS_MAX, ChildEventKind, Note, noted, verb_noted
 
-__all__ = ["Chronicle", "Recorded", "Unrecorded"]
+__all__ = ["Chronicle", "Own", "Recorded", "Unrecorded"]
 
 _NOTES_MAX: Final = 20
+_FALLS_MAX: Final = 100
+"""Falls of a runtime's own parts that wait until they can be written."""
+
 _NOTES_S: Final = 1.0
 """Notes of one child within so long; what is more is counted, and said with the next one that is kept."""
 
@@ -69,7 +73,7 @@ class Recorded:
         """Keep for a runtime; `desired` is what its store holds."""
         self._node = node
         self._desired = desired
-        self._lately: dict[str, tuple[float, int]] = {}
+        self._lately: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._saying = asyncio.Lock()
 
     def desired(self, path: str) -> Desired:
@@ -99,11 +103,47 @@ class Recorded:
                 note = msgspec.structs.replace(note, reason="; ".join(filter(None, (note.reason, skipped))))
             since, count = now, 0
         self._lately[path] = since, count + 1
+        self._lately.move_to_end(path)
+        if len(self._lately) > EVENTS_MAX:  # names come from outside; of more paths the store keeps nothing either
+            self._lately.popitem(last=False)
         if count >= _NOTES_MAX:
             return
         at, boot_id = node.clock.time(), node.lease.boot_id
         node.persistence.submit([noted(path, kind, note, incarnation=incarnation, at=at, boot_id=boot_id)], self._told)
 
+    @property
+    def open(self) -> bool:
+        """Say whether what is handed over now can be written."""
+        return not self._node.closing
+
     def _told(self, error: TurnkeeperError | None) -> None:
         if error is not None and not self._node.closing:
             self._node.log.warning("supervision.not_noted", error=str(error))
+
+
+class Own(Unrecorded):
+    """Keeps how a runtime's own parts fall; that they come and go with it, its boots say already.
+
+    A writer that has crashed cannot write it: what happens until the next one is up is written then.
+    """
+
+    def __init__(self) -> None:
+        """Wait for a store to keep it in."""
+        super().__init__()
+        self._recorded: Recorded | None = None
+        self._waiting: deque[tuple[str, ChildEventKind, int, Note]] = deque(maxlen=_FALLS_MAX)
+
+    def serve(self, recorded: Recorded) -> None:
+        """Keep it here from now on, what waits included."""
+        self._recorded = recorded
+        while self._waiting:
+            recorded.noted(*self._waiting.popleft())
+
+    def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
+        """Keep a fall."""
+        if kind in {ChildEventKind.STARTED, ChildEventKind.ENDED}:
+            return
+        if self._recorded is not None and self._recorded.open:
+            self._recorded.noted(path, kind, incarnation, note)
+        else:
+            self._waiting.append((path, kind, incarnation, note))

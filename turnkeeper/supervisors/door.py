@@ -14,6 +14,7 @@ import msgspec
 
 from turnkeeper.actors.node import logger
 from turnkeeper.kernel.errors import ContractViolation, PayloadTooLarge, StorageFailed, TurnkeeperError
+from turnkeeper.kernel.supervision.child import Exited
 from turnkeeper.supervisors.knock import (
     LINE_BYTES_MAX,
     READ_BYTES,
@@ -93,6 +94,18 @@ class Door:
         self._listening: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], socket.socket] = {}
         self._answering: set[asyncio.Task[None]] = set()
+
+    def start(self, exited: Exited) -> Awaitable[None]:  # noqa: ARG002 - it does not end by itself
+        """Open, as a child."""
+
+        async def opening() -> None:
+            await self.open()
+
+        return opening()
+
+    def stop(self, shutdown_s: float) -> Awaitable[None]:  # noqa: ARG002 - bounded by itself
+        """Close, as a child."""
+        return self.close()
 
     async def open(self) -> bool:
         """Take requests from now on; return False, with `door.unavailable` in the log, where that cannot be.

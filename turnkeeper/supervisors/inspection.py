@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 
 from turnkeeper.actors.node import Node
-from turnkeeper.kernel.errors import ShuttingDown
 from turnkeeper.kernel.lookback.backlog import RECEIPTS_MAX, ReceiptView, receipts
 from turnkeeper.kernel.lookback.checkpoint import Checkpoint, Doubt, Event, checkpoint, doubts, event_kind
 from turnkeeper.kernel.lookback.compare import Difference, diff
@@ -118,7 +117,7 @@ class Inspection(ABC):
         while True:
             more = node.persistence.next_commit()  # before reading, or a commit in between would not be noticed
             if node.closed or node.failed is not None:
-                raise node.failed or ShuttingDown
+                raise node.gone
             page = await node.store.happened(since, _PAGE)
             for one in page:
                 since = one.offset

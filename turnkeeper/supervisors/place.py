@@ -5,14 +5,17 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from turnkeeper.actors.node import logger
-from turnkeeper.kernel.supervision.child import ChildSpec, Exit
+from turnkeeper.kernel.errors import ChildNotStarted
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Retired
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Intensity, Window
 from turnkeeper.kernel.supervision.slot import Action, Event, Slot, SlotState
-from turnkeeper.supervisors.view import ChildView, Looked
+from turnkeeper.kernel.supervision.view import ChildView, Looked, Viewed
 
-__all__ = ["Keeper", "Place", "at_once_or_later", "crash_of"]
+__all__ = ["Keeper", "Place", "at_once_or_later", "crash_of", "not_started"]
 
 
 class Keeper(Protocol):
@@ -138,6 +141,11 @@ class Place:
         self.slot, _ = self.slot.after(Event.EXITED, number)
         self.keeper.down(self)
 
+    def retire(self) -> None:
+        """Tell the child that it is not started again, where it keeps something for its next incarnation."""
+        if isinstance(self.spec.child, Retired):
+            self.spec.child.retire()
+
     # ------------------------------------------------------------ who waits
 
     async def over(self, work: "asyncio.Future[None] | None") -> None:
@@ -171,24 +179,34 @@ class Place:
             self.timer.cancel()
             self.timer = None
 
-    def view(self, intensity: Intensity, now: float) -> ChildView:
-        """Return the place as it is shown."""
-        child = self.spec.child
-        return ChildView(
-            name=self.spec.name,
-            kind=type(child).__name__.lower(),
+    def view(self, intensity: Intensity, now: float, children_max: int) -> ChildView:
+        """Return the place as it is shown, with what is under it."""
+        child, name = self.spec.child, self.spec.name
+        if isinstance(child, Viewed):
+            seen = child.view(name, children_max=children_max)
+        else:
+            restarts = self.window.count(intensity, now) if self.window is not None else 0
+            look = child.look() if isinstance(child, Looked) else None
+            seen = ChildView(name=name, kind=type(child).__name__.lower(), state="", restarts=restarts, look=look)
+        return msgspec.structs.replace(
+            seen,
             state=self.slot.state,
             desired=self.desired,
             incarnation=self.slot.incarnation,
-            restarts=self.window.count(intensity, now) if self.window is not None else 0,
             why=self.ended.reason if self.ended is not None else "",
-            look=child.look() if isinstance(child, Looked) else None,
         )
 
 
 def crash_of(error: BaseException) -> Exit:
     """Return the end of a child that raised."""
     return Exit("crashed", normal=False, error=type(error).__name__)
+
+
+def not_started(path: str, ended: Exit, start: "asyncio.Future[None]") -> ChildNotStarted:
+    """Return why a start that was waited for has brought nothing up; what was raised is its cause."""
+    error = ChildNotStarted(path, ended.error or ended.reason)
+    error.__cause__ = None if start.cancelled() else start.exception()
+    return error
 
 
 def at_once_or_later(work: "Iterator[tuple[Place, asyncio.Future[None]]]") -> Awaitable[None] | None:

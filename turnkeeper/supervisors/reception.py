@@ -43,8 +43,18 @@ class Reception:
         self._node: Node
 
     def serve(self, node: Node) -> None:
-        """Work for this node from now on."""
+        """Work for this node from now on, with session agents of its own."""
         self._node = node
+        self._agents.clear()
+        self._idle.clear()
+
+    def abandon(self, error: TurnkeeperError) -> None:
+        """Tell everyone who waits for a turn that this node will not deliver it."""
+        for agent in self.agents():
+            for turn in agent.open_turns():
+                if turn.task is None:
+                    turn.disarm()
+                turn.abandon(error)
 
     def agents(self) -> list[SessionAgent]:
         """Return the session agents in memory, idle ones included."""
@@ -97,10 +107,14 @@ class Reception:
             IdempotencyConflict, MailboxFull, StorageFailed: nothing was accepted.
         """
         self.definition(address.agent_id)
+        self._node.check_open()
         self._callers[address] = self._callers.get(address, 0) + 1  # or it could leave memory under a caller's hands
         self._idle.pop(address, None)
+        node = self._node
         try:
-            return await self._admit(address, key, payload, fork)
+            return await self._admit(node, address, key, payload, fork)
+        except ShuttingDown:
+            raise node.gone from None
         finally:
             self._callers[address] -= 1
             if not self._callers[address]:
@@ -108,12 +122,12 @@ class Reception:
                 if (agent := self._agents.get(address)) is not None:
                     agent.proceed()  # idle, if nothing came of it
 
-    async def _admit(self, address: Address, key: str | None, payload: bytes, fork: Fork | None) -> Receipt:
+    async def _admit(self, node: Node, address: Address, key: str | None, payload: bytes, fork: Fork | None) -> Receipt:
         digest = payload_digest(payload)
         retired: int | None = None
         lost: TurnkeeperError | None = None
         for _ in range(_TRIES_MAX):
-            agent = self._agents.get(address)
+            agent = self._held(node, address)
             if agent is None:
                 await self._open(address)
                 continue
@@ -122,14 +136,14 @@ class Reception:
                 continue
             try:
                 turn, duplicate = await agent.admit(key, payload, digest, retired=retired, fork=fork)
-                return Receipt(self._node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
+                return Receipt(node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
             except (KeyTaken, VersionConflict, StaleEpoch) as error:
                 lost = error
-            known = await self._node.store.receipt(agent.actor_id, key or "")
+            known = await node.store.receipt(agent.actor_id, key or "")
             if known is None or agent.open_turn(known.key) is not None:
                 retired = None
                 continue
-            match admit(known, digest, self._node.clock.time()):
+            match admit(known, digest, node.clock.time()):
                 case Admission.RENEWED:
                     retired = known.receipt_id
                 case Admission.DUPLICATE:
@@ -140,6 +154,16 @@ class Reception:
                 case Admission.NEW:
                     retired = None
         raise lost or KeyTaken(key or "")
+
+    def _held(self, node: Node, address: Address) -> SessionAgent | None:
+        """Return the session agent at an address, for a caller who came while this node was served.
+
+        Raises:
+            ShuttingDown: another is served now; its agents are taken up in the order of acceptance first.
+        """
+        if self._node is not node:
+            raise ShuttingDown
+        return self._agents.get(address)
 
     async def receipt(self, address: Address, key: str) -> Receipt | None:
         """Return the receipt a key stands for now, None where it stands for none."""
@@ -153,6 +177,7 @@ class Reception:
         if agent is None:
             definition = self.definition(address.agent_id)
             agent = self._agents[address] = SessionAgent(self._node, address, definition, actor_id, opened=True)
+        self._idle.pop(address, None)
         return agent
 
     def rest(self, agent: SessionAgent) -> None:

@@ -11,7 +11,7 @@ from turnkeeper.kernel.ports import LiveTurn
 from turnkeeper.kernel.turn import TurnRow, TurnState
 from turnkeeper.supervisors.reception import Reception
 
-__all__ = ["recover"]
+__all__ = ["bring_back", "recover"]
 
 
 async def recover(node: Node, reception: Reception) -> None:
@@ -23,7 +23,20 @@ async def recover(node: Node, reception: Reception) -> None:
     Raises:
         StorageFailed: the store cannot be read or written; nothing was started.
     """
-    live = await node.store.live_turns()
+    missing = await bring_back(node, reception, await node.store.live_turns())
+    for agent_id, turns in missing.items():
+        node.log.warning("agent.missing", agent_id=agent_id, turns=turns)
+
+
+async def bring_back(node: Node, reception: Reception, live: Sequence[LiveTurn]) -> dict[str, int]:
+    """Give live turns that nobody holds to their session agents, in the order of acceptance, and let them go on.
+
+    What is running there is taken back first. Returns how many turns each agent has that the runtime was not given.
+
+    Raises:
+        StorageFailed: the store cannot be written; nothing was started.
+        TurnkeeperError: somebody else has written for one of them; nothing was started.
+    """
     rows = await _take_back(node, live)
     agents = {}
     missing: dict[str, int] = {}
@@ -37,8 +50,7 @@ async def recover(node: Node, reception: Reception) -> None:
         agents[turn.address] = agent
     for agent in agents.values():
         agent.proceed()
-    for agent_id, turns in missing.items():
-        node.log.warning("agent.missing", agent_id=agent_id, turns=turns)
+    return missing
 
 
 async def _take_back(node: Node, live: Sequence[LiveTurn]) -> list[TurnRow]:

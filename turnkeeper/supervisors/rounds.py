@@ -1,7 +1,7 @@
 """Rounds: siblings that stand on each other go down together, in reverse, and come up together, in order."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from turnkeeper.kernel.supervision.child import Restart
 from turnkeeper.kernel.supervision.desired import Desired
@@ -49,6 +49,15 @@ class Rounds:
         self._owed.clear()
         if self._task is not None:
             self._task.cancel()
+
+    def behind(self, work: Awaitable[None] | None) -> Awaitable[None] | None:
+        """Return work with the end of the round that is under way, which nobody else waits for, behind it."""
+        return work if self._task is None else self._behind(work)
+
+    async def _behind(self, work: Awaitable[None] | None) -> None:
+        if work is not None:
+            await work
+        await self.over()
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())

@@ -1,7 +1,6 @@
 """The runtime: the root that owns a store, its writer and its session agents."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,35 +16,34 @@ from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
-from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, TurnkeeperError
-from turnkeeper.kernel.ports import Chance, Clock, Points, Store
-from turnkeeper.kernel.records import NodeBeat, NodeStarted, NodeStopped
+from turnkeeper.kernel.errors import ChildNotStarted, ShuttingDown, StorageFailed
+from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.settings import Settings
-from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Staff
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Restart
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Intensity
-from turnkeeper.kernel.verdict import Stop
-from turnkeeper.supervisors.chronicle import Chronicle, Recorded, Unrecorded
+from turnkeeper.kernel.supervision.liveness import Limits
+from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.supervisors.agents import Agents
+from turnkeeper.supervisors.chronicle import Chronicle, Own, Recorded, Unrecorded
 from turnkeeper.supervisors.door import Door
 from turnkeeper.supervisors.inspection import Inspection
 from turnkeeper.supervisors.lag import LagProbe
 from turnkeeper.supervisors.operation import Operation
+from turnkeeper.supervisors.participant_verbs import participant_verbs
+from turnkeeper.supervisors.participants import PARTICIPANTS, Participants
 from turnkeeper.supervisors.reception import Reception
-from turnkeeper.supervisors.recovery import recover
+from turnkeeper.supervisors.service import Service
+from turnkeeper.supervisors.staffs import Staffs
+from turnkeeper.supervisors.storms import Storms
 from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.sweep import Sweep
 from turnkeeper.supervisors.tending import AGENTS, PROCESSES, TREE, Tending
+from turnkeeper.supervisors.upkeep import beat, retain
 from turnkeeper.supervisors.verbs import verbs
+from turnkeeper.supervisors.writer import Writer
 
 __all__ = ["Runtime", "RuntimeStatistics"]
-
-_LAST_WORDS_S = 1.0
-"""How long a cancelled handler may take to clean up before the runtime closes without it."""
-
-_RETAIN_EVERY_S = 3_600.0
-"""How often, at least, what is past `retention_s` is looked for."""
-
-_BEAT_AGAIN_S = 1.0
-"""When a heartbeat that failed is tried again: at the next beat, two short troubles could cost the lease."""
 
 
 class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,12 +115,42 @@ class Runtime(Inspection, Operation, Tending):
         self._agents = newest_of(agents)
         self._reception = Reception(self._agents)
         self._chronicle: Chronicle = Unrecorded()
+        self._own = Own()
+        self._processes = self._staffs = Staffs(chance=self._chance.random)
         self._tree = Supervisor(children, intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
-        self._processes = Supervisor()
-        self._door: Door | None = None
+        silence = Limits(silent_s=self._settings.participant_silent_s, grace_s=self._settings.participant_grace_s)
+        self.participants = Participants(silence)
+        self._root = Supervisor(self._parts(), strategy=Strategy.REST_FOR_ONE, chance=self._chance.random)
+        self._root.adopt("", self._own)
         self._node: Node | None = None
-        self._root: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    def _parts(self) -> list[ChildSpec]:
+        """Return what a runtime consists of: each part stands on those before it, and falls and comes up with them."""
+        upkeep = [ChildSpec(name="beat", child=Service(lambda: beat(self._present_node())))]
+        if isinstance(self._clock, SystemClock):  # in virtual time nothing is late
+            upkeep.append(ChildSpec(name="lag", child=Service(self._watch_lag), restart=Restart.TRANSIENT))
+        care = []
+        if self._settings.retention_s:
+            care.append(ChildSpec(name="retention", child=Service(self._retain), restart=Restart.TRANSIENT))
+        if self._settings.sweep_s:
+            care.append(
+                ChildSpec(name="sweep", child=Service(lambda: Sweep(self._present_node(), self._reception).run()))
+            )
+        agents = Agents(self._reception, self._present_node, self._take_up)
+        parts = [
+            ChildSpec(name="writer", child=Writer(self._store, self._settings, self._boot, self._reception.abandon)),
+            ChildSpec(name="upkeep", child=Supervisor(upkeep, chance=self._chance.random)),
+            ChildSpec(name=PROCESSES, child=self._processes),  # before the agents, whose last turns they still run
+            ChildSpec(name=AGENTS, child=agents, shutdown_s=self._settings.shutdown_s),
+            ChildSpec(name="care", child=Supervisor(care, chance=self._chance.random)),
+            ChildSpec(name=TREE, child=self._tree),
+            ChildSpec(name=PARTICIPANTS, child=self.participants),
+        ]
+        if isinstance(self._store, SqliteStore):
+            may_be_asked = verbs(self) | participant_verbs(self.participants)
+            parts.append(ChildSpec(name="door", child=Door(Path(self._store.path), may_be_asked)))
+        return parts
 
     def _file(self, path: str | Path) -> Store:
         store_id, created_at = self._chance.token(), self._clock.time()
@@ -142,31 +170,16 @@ class Runtime(Inspection, Operation, Tending):
             StorageFailed: it is no store, or cannot be read or written.
             Exception: whatever a child raised that could not be started; nothing runs then.
         """
-        marks = await self._store.open()
-        self._reception = Reception(self._agents)
-        self._processes = Supervisor()
-        self._closing = None
-        settings = self._settings
-        persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
-        rest, staff = self._reception.rest, self._staff
-        node = Node(self._store, persistence, marks, settings, self._clock, self._chance, rest, staff, self._points)
-        self._reception.serve(node)
-        self._node = node
-        self._root = asyncio.create_task(self._supervise(node), name="turnkeeper")
+        self._node = self._closing = None
         try:
-            now = self._clock.time()
-            await persistence.commit([NodeStarted(node.lease.boot_id, os.getpid(), now, node.lease.until)])
-            await self._take_up(node)
-            self._processes.start(self._tree_fell)
-            await recover(node, self._reception)
-            if (starting := self._tree.start(self._tree_fell)) is not None:
+            if (starting := self._root.start(self._given_up)) is not None:
                 await starting
-            if isinstance(self._store, SqliteStore):
-                self._door = Door(Path(self._store.path), verbs(self))
-                await self._door.open()
-        except BaseException:
+        except BaseException as error:
             await self.aclose()
+            if isinstance(error, ChildNotStarted):
+                raise _cause(error) from None
             raise
+        node = self._open_node()
         node.log.info("runtime.started", path=self._store.path, boot_id=node.lease.boot_id)
         return self
 
@@ -259,79 +272,58 @@ class Runtime(Inspection, Operation, Tending):
         self._closing.result()
 
     async def _close(self) -> None:
-        node, root = self._node, self._root
-        if node is not None and root is not None:
+        node = self._node
+        if node is not None:
             node.closing = True
-            if self._door is not None:
-                await self._door.close()
-            if (stopping := self._tree.stop(0.0)) is not None:
-                await stopping
-            await self._stop_turns(node)
-            for task in list(node.tasks):
-                task.cancel()
-            if node.tasks:
-                await asyncio.wait(list(node.tasks), timeout=_LAST_WORDS_S)
-            if (stopping := self._processes.stop(0.0)) is not None:
-                await stopping
-            node.persistence.submit([NodeStopped(self._clock.time(), node.lease.boot_id)], _unheard)
-            node.persistence.close()
-            await asyncio.wait([root])
-            await self._reception.settle()
-            node.closed = True
-            for agent in self._reception.agents():
-                for turn in agent.open_turns():
-                    turn.disarm()
-                    turn.abandon(ShuttingDown())
+        if (stopping := self._root.stop(0.0)) is not None:
+            await stopping
+        await self._store.close()  # left open by a writer that crashed once too often
+        if node is not None:
             node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
-        await self._store.close()
+
+    def _boot(self, marks: Marks, persistence: Persistence) -> Node:
+        """Make the node of a boot; after a writer that has crashed it goes on with what that one's counted."""
+        self._node = Node(
+            self._store,
+            persistence,
+            marks,
+            self._settings,
+            self._clock,
+            self._chance,
+            self._reception.rest,
+            self._reception.agent,
+            self._staffs.staff,
+            self._points,
+            before=self._node,
+        )
+        return self._node
 
     async def _take_up(self, node: Node) -> None:
         """Want again what was wanted when the last runtime ended."""
         desired = {row.path: Desired(row.desired) for row in await self._store.desired()}
-        self._chronicle = Recorded(node, desired)
+        self._chronicle = recorded = Recorded(node, desired)
         for agent_id in self._reception.names():
             if desired.get(f"{AGENTS}/{agent_id}", Desired.RUNNING) is not Desired.RUNNING:
                 node.resting.add(agent_id)
-        self._tree.adopt(TREE, self._chronicle)
-        self._processes.adopt(PROCESSES, self._chronicle)
+        node.on_storm = Storms(node, self._reception, recorded).pause
+        self._tree.adopt(TREE, recorded)
+        self._processes.adopt(PROCESSES, recorded)
+        self.participants.adopt(PARTICIPANTS, recorded)
+        self._own.serve(recorded)
 
-    def _staff(self, agent_id: str, intensity: Intensity) -> Staff:
-        """Return the supervisor of an agent's worker processes; one that falls too often is put away by itself."""
-        staff = Supervisor(intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
-        self._processes.add(ChildSpec(name=agent_id, child=staff))
-        return staff
+    def _given_up(self, ended: Exit) -> None:
+        """Serve no more: a part of the runtime itself fell more often than is borne."""
+        if self._node is not None:
+            reason = f"the runtime has given up: its {ended.error} crashed too often; restart it"
+            self._node.fail(StorageFailed(self._store.path, reason))
+            self._node.log.error("runtime.gave_up", path=self._store.path, part=ended.error)
 
-    def _tree_fell(self, ended: Exit) -> None:
-        """Hear that the tree has given up: it puts its children away instead, so this is a bug, and said."""
-        self._open_node().log.error("tree.gave_up", child=ended.error)
+    async def _watch_lag(self) -> None:
+        node = self._present_node()
+        await LagProbe(node.settings.lag_s, node.log, self._turn_of).run()
 
-    async def _stop_turns(self, node: Node) -> None:
-        running = [turn for agent in self._reception.agents() if (turn := agent.current) and turn.task]
-        tasks = [turn.task for turn in running if turn.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=node.settings.shutdown_s)
-        for turn in running:
-            if turn.task is not None:
-                turn.halt(Stop.SHUTDOWN)
-        if tasks:
-            await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
-        for turn in running:
-            if turn.run is not None:
-                turn.run.give_up()
-
-    async def _supervise(self, node: Node) -> None:
-        """Own the writer and the heartbeat; a writer that crashes stops the runtime with a clear error."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._beat, node)
-            if isinstance(self._clock, SystemClock):  # in virtual time nothing is late
-                group.start_soon(LagProbe(node.settings.lag_s, node.log, self._turn_of).run)
-            if node.settings.retention_s:
-                group.start_soon(self._retain, node)
-            try:
-                await node.persistence.run()
-            except Exception as error:  # noqa: BLE001 - the supervisor's place: whatever it is, callers must be told
-                self._fail(node, error)
-            group.cancel_scope.cancel()
+    async def _retain(self) -> None:
+        await retain(self._present_node(), lambda: self.prune(older_than_s=self._settings.retention_s))
 
     def _turn_of(self, task: asyncio.Task[Any]) -> dict[str, Any]:
         """Return whose turn a task belongs to, for logs: as its handler's own, or as one in which its step runs."""
@@ -341,47 +333,23 @@ class Runtime(Inspection, Operation, Tending):
                 return {"turn_id": turn.row.turn_id, "address": str(agent.address)}
         return {}
 
-    def _fail(self, node: Node, error: Exception) -> None:
-        """Stop serving: nothing becomes durable any more, and everyone who waits is told why."""
-        node.log.error("writer.crashed", path=self._store.path, exc_info=error)
-        reason = f"the writer has crashed ({type(error).__name__}: {error}); restart the runtime"
-        node.closing, node.failed = True, StorageFailed(self._store.path, reason)
-        node.persistence.stop(node.failed)
-        for agent in self._reception.agents():
-            for turn in agent.open_turns():
-                turn.abandon(node.failed)
-
-    async def _beat(self, node: Node) -> None:
-        pause_s = node.settings.beat_s
-        while True:
-            await anyio.sleep(pause_s)
-            pause_s = node.settings.beat_s
-            node.lease = node.lease.renewed(self._clock.time(), node.settings.lease_s)
-            try:
-                await node.persistence.commit([NodeBeat(node.lease.until, node.lease.boot_id)])
-            except TurnkeeperError as error:
-                pause_s = min(_BEAT_AGAIN_S, pause_s)
-                node.log.warning("node.beat_failed", error=str(error))
-
-    async def _retain(self, node: Node) -> None:
-        """Prune what is older than the setting says, again and again."""
-        while not node.closing:
-            try:
-                if pruned := await self.prune(older_than_s=node.settings.retention_s):
-                    node.log.info("store.pruned", turns=pruned)
-            except ShuttingDown:
-                return
-            except TurnkeeperError as error:
-                node.log.warning("store.prune_failed", error=str(error))
-            await anyio.sleep(min(max(node.settings.retention_s / 10, 1.0), _RETAIN_EVERY_S))
-
     def _open_node(self) -> Node:
-        if self._node is not None and self._node.failed is not None:
-            raise self._node.failed
-        if self._node is None or self._node.closing:
+        if self._closing is not None:
+            raise ShuttingDown
+        node = self._present_node()
+        node.check_open()
+        return node
+
+    def _present_node(self) -> Node:
+        """Return the node of this boot, open or not."""
+        if self._node is None:
             raise ShuttingDown
         return self._node
 
 
-def _unheard(_: TurnkeeperError | None) -> None:
-    """Nobody is left to be told whether the closing was recorded; the lease runs out either way."""
+def _cause(error: ChildNotStarted) -> BaseException:
+    """Return what was raised where a runtime could not be started, out of however many supervisors."""
+    cause: BaseException = error
+    while isinstance(cause, ChildNotStarted) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return cause

@@ -16,12 +16,10 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-
-import msgspec
+from itertools import islice
 
 from turnkeeper.actors.node import logger
 from turnkeeper.kernel.errors import (
-    ChildNotStarted,
     ChildQuarantined,
     InvalidName,
     ShuttingDown,
@@ -35,10 +33,10 @@ from turnkeeper.kernel.supervision.intensity import Intensity, Window
 from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, note_of_exit
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.kernel.supervision.view import ChildView
 from turnkeeper.supervisors.chronicle import Chronicle, Unrecorded
-from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of
+from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of, not_started
 from turnkeeper.supervisors.rounds import Rounds
-from turnkeeper.supervisors.view import ChildView
 
 __all__ = ["Exceeded", "Supervisor"]
 
@@ -125,7 +123,7 @@ class Supervisor:
         self._early.clear()
         self._resumed.clear()
         self._rounds.cancel()
-        return at_once_or_later(self._stopping_all())
+        return self._rounds.behind(at_once_or_later(self._stopping_all()))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator["Supervisor", None]:
@@ -163,7 +161,7 @@ class Supervisor:
                 if starting is not None:
                     yield place, starting
                 if place.slot.state is SlotState.IDLE and place.ended is not None and starting is not None:
-                    failed = ChildNotStarted(self._path_of(place), place.ended.error or place.ended.reason)
+                    failed = not_started(self._path_of(place), place.ended, starting)
             if failed is not None:
                 yield from self._stopping_all()
                 raise failed
@@ -192,12 +190,12 @@ class Supervisor:
         """
         place = self._place(name)
         await self._rounds.over()
+        if place.desired is not Desired.RUNNING:
+            raise ChildQuarantined(self._path_of(place), place.desired)
         if place.slot.state is SlotState.RUNNING:
             return
         if not self._open:
             raise ShuttingDown
-        if place.desired is not Desired.RUNNING:
-            raise ChildQuarantined(self._path_of(place), place.desired)
         waiter = place.wait()
         self._want(place)
         await waiter
@@ -245,6 +243,7 @@ class Supervisor:
         place.settle(UnknownChild(name, "others; it was removed"))
         place.desired = Desired.STOPPED
         await place.over(place.end())
+        place.retire()
         del self._places[name]
 
     def child(self, name: str) -> ChildSpec:
@@ -258,15 +257,7 @@ class Supervisor:
     def view(self, name: str = "", *, children_max: int = 1_000) -> ChildView:
         """Return what it and all under it are doing now; of very many children the first `children_max`."""
         now = asyncio.get_running_loop().time()
-        shown = []
-        for place in list(self._places.values())[:children_max]:
-            seen, child = place.view(self.intensity, now), place.spec.child
-            if isinstance(child, Supervisor):
-                under = child.view(place.spec.name, children_max=children_max)
-                seen = msgspec.structs.replace(
-                    seen, restarts=under.restarts, strategy=under.strategy, children=under.children
-                )
-            shown.append(seen)
+        places = islice(self._places.values(), children_max)
         state = SlotState.RUNNING if self._open else SlotState.IDLE
         return ChildView(
             name=name,
@@ -274,7 +265,8 @@ class Supervisor:
             state=state,
             restarts=self._window.count(self.intensity, now),
             strategy=self.strategy,
-            children=shown,
+            children=[place.view(self.intensity, now, children_max) for place in places],
+            left_out=max(0, len(self._places) - children_max),
         )
 
     # ------------------------------------------------------------ what its places tell it

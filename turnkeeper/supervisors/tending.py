@@ -3,14 +3,19 @@
 from abc import ABC, abstractmethod
 from typing import Final
 
+from msgspec.structs import replace
+
 from turnkeeper.actors.node import Node
 from turnkeeper.kernel.errors import UnknownChild
+from turnkeeper.kernel.lookback.past import listed
+from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.noted import ChildEvent, Note
+from turnkeeper.kernel.supervision.view import ChildView, Look
 from turnkeeper.supervisors.chronicle import Chronicle
+from turnkeeper.supervisors.participants import Participants
 from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.supervisor import Supervisor
-from turnkeeper.supervisors.view import ChildView, Look
 
 __all__ = ["AGENTS", "PROCESSES", "TREE", "Tending"]
 
@@ -28,6 +33,8 @@ class Tending(ABC):
     _reception: Reception
     _tree: Supervisor
     _processes: Supervisor
+    _root: Supervisor
+    participants: Participants
     _chronicle: Chronicle
 
     @abstractmethod
@@ -35,21 +42,19 @@ class Tending(ABC):
         """Return the node; raise what says why there is none."""
 
     def tree(self) -> ChildView:
-        """Return the whole tree as it stands: agents with their mailboxes, and the children given to the runtime.
+        """Return the whole tree as it stands.
+
+        That is the runtime's own parts, and under them agents with their mailboxes, worker processes, participants, and
+        the children given to the runtime.
 
         Raises:
             ShuttingDown: the runtime is not open.
         """
         node = self._open_node()
         agents = [self._agent(node, agent_id) for agent_id in self._reception.names()]
-        children = [
-            ChildView(name=AGENTS, kind="agents", state="running", children=agents),
-            self._processes.view(PROCESSES),
-            self._tree.view(TREE),
-        ]
-        return ChildView(
-            name="runtime", kind="runtime", state="running", incarnation=node.lease.boot_id, children=children
-        )
+        root = self._root.view("runtime")
+        parts = [replace(part, children=agents) if part.name == AGENTS else part for part in root.children]
+        return replace(root, kind="runtime", incarnation=node.lease.boot_id, children=parts)
 
     def _agent(self, node: Node, agent_id: str) -> ChildView:
         held = [agent for agent in self._reception.agents() if agent.address.agent_id == agent_id]
@@ -64,12 +69,19 @@ class Tending(ABC):
         path = f"{AGENTS}/{agent_id}"
         return ChildView(name=agent_id, kind="agent", state="running", desired=self._chronicle.desired(path), look=look)
 
+    def desired(self, path: str) -> Desired:
+        """Return what is wanted of an agent or a child; of what nothing was ever said, that it runs."""
+        return self._chronicle.desired(path)
+
     async def say(self, path: str, verb: Verb | str, reason: str = "", *, by: str = "") -> Desired:
         """Say what is wanted of an agent (`agents/billing`) or a child (`tree/shop/prices`); return what is wanted now.
 
         A paused agent accepts inbounds and starts no turn of them; a stopped or quarantined one also has its running
         turns taken back to their queues. Resuming, or releasing, lets them go on. Durable when it returns; saying again
         what is wanted already changes nothing.
+
+        It can also be said of what this runtime was not given: of an agent that the store knows, and of whatever
+        something was said before. It then holds once a runtime is given it.
 
         Raises:
             UnknownChild: nothing has this path.
@@ -80,14 +92,31 @@ class Tending(ABC):
         self._open_node()
         verb = Verb(verb)
         kind, _, name = path.partition("/")
-        if kind == AGENTS and name in self._reception.names():
-            desired = await self._chronicle.say(path, verb, Note(reason, by=by))
-            self._reception.want(name, desired)
-            return desired
         if kind in {TREE, PROCESSES} and name:
-            supervisor, child = self._find(kind, name)
-            return await supervisor.tell(child, verb, reason, by=by)
-        raise UnknownChild(path, ", ".join(f"{AGENTS}/{name}" for name in self._reception.names()) or "none")
+            try:
+                supervisor, child = self._find(kind, name)
+            except UnknownChild as unknown:
+                await self._check_kept(path, unknown.known)
+            else:
+                return await supervisor.tell(child, verb, reason, by=by)
+        elif kind != AGENTS or name not in self._reception.names():
+            await self._check_kept(path, listed([f"{AGENTS}/{name}" for name in self._reception.names()]) or "none")
+        desired = await self._chronicle.say(path, verb, Note(reason, by=by))
+        if kind == AGENTS:
+            self._reception.want(name, desired)
+        return desired
+
+    async def _check_kept(self, path: str, given: str) -> None:
+        """Let a path pass that the store knows, though this runtime was not given what it names.
+
+        Raises:
+            UnknownChild: the store does not know it either; `given` is what the runtime has.
+        """
+        kept = await self._open_node().store.look(_kept)
+        if path not in kept:
+            kind = path.partition("/")[0]
+            alike = [one for one in kept if one.startswith(f"{kind}/")]
+            raise UnknownChild(path, f"{given}; the store knows {listed(alike or kept) or 'none'}")
 
     async def ensure_running(self, path: str) -> None:
         """Return once a child (`tree/shop/prices`) runs; however many ask, it is started once.
@@ -126,3 +155,8 @@ class Tending(ABC):
             ShuttingDown, StorageFailed: they cannot be read.
         """
         return await self._open_node().store.child_events(path, after, limit)
+
+
+def _kept(rows: Rows) -> list[str]:
+    """Return the paths that a store knows, by name: of its agents, and of whatever something was said of."""
+    return sorted({f"{AGENTS}/{agent.agent_id}" for agent in rows.agents()} | {row.path for row in rows.desired()})

@@ -1,17 +1,27 @@
-"""Verbs: what a running runtime can be asked to do from outside, each a request's fields in and plain data out."""
+"""Verbs: what a running runtime can be said to do from outside, each a request's fields in and plain data out."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
+from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.tool import DidNotHappen, GiveUp, Happened
 from turnkeeper.actors.waiting import Finding
 from turnkeeper.kernel.errors import ContractViolation
+from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.supervision.desired import Verb as Said
+from turnkeeper.kernel.supervision.view import ChildView
 from turnkeeper.supervisors.door import Verb
-from turnkeeper.supervisors.operation import Operation
+from turnkeeper.supervisors.knock import LINE_BYTES_MAX
 
-__all__ = ["verbs"]
+__all__ = ["asked", "verbs"]
+
+_TREE_BYTES_MAX: Final = LINE_BYTES_MAX // 2
+"""Of a tree as it is answered: some 2,000 children, more than anybody reads."""
+
+_CHILDREN_MAX: Final = 1_000
+"""Shown of one supervisor's children; fewer, where the whole tree would be too long then."""
 
 
 class Resolve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,37 +58,92 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     older_than_s: float
 
 
+class Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.tree`."""
+
+
+class Say(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.say`; `word` is its verb."""
+
+    path: str
+    word: Said
+    reason: str = ""
+    by: str = ""
+
+
+class _Runtime(Protocol):
+    """What the verbs need of a runtime: parts of `Operation`, and of `Tending`."""
+
+    async def resolve(self, turn_id: int, finding: Finding, *, token: str) -> None: ...
+    async def fork(self, turn_id: int, *, from_step: int, key: str | None = None) -> Receipt: ...
+    async def effects_behind(self, turn_id: int, *, from_step: int) -> list[str]: ...
+    async def prune(self, *, older_than_s: float) -> int: ...
+    def tree(self) -> ChildView: ...
+    def desired(self, path: str) -> Desired: ...
+    async def say(self, path: str, verb: Said, reason: str, *, by: str) -> Desired: ...
+
+
 R = TypeVar("R")
 
 
-def verbs(runtime: Operation) -> dict[str, Verb]:
-    """Return what may be asked of a runtime, by name."""
+def verbs(runtime: _Runtime) -> dict[str, Verb]:
+    """Return what may be said of a runtime, by name."""
 
     async def resolve(fields: Mapping[str, Any]) -> dict[str, Any]:
-        asked = _asked(Resolve, fields)
-        await runtime.resolve(asked.turn_id, asked.told, token=asked.token)
-        return {"turn_id": asked.turn_id, "finding": asked.finding}
+        said = asked(Resolve, fields)
+        await runtime.resolve(said.turn_id, said.told, token=said.token)
+        return {"turn_id": said.turn_id, "finding": said.finding}
 
     async def fork(fields: Mapping[str, Any]) -> dict[str, Any]:
-        asked = _asked(Fork, fields)
-        again = await runtime.effects_behind(asked.turn_id, from_step=asked.from_step)
-        receipt = await runtime.fork(asked.turn_id, from_step=asked.from_step, key=asked.key)
+        said = asked(Fork, fields)
+        again = await runtime.effects_behind(said.turn_id, from_step=said.from_step)
+        receipt = await runtime.fork(said.turn_id, from_step=said.from_step, key=said.key)
         return {
             "turn_id": receipt.turn_id,
             "key": receipt.key,
             "duplicate": receipt.duplicate,
-            "forked_from": asked.turn_id,
-            "steps_taken": asked.from_step,
+            "forked_from": said.turn_id,
+            "steps_taken": said.from_step,
             "again": again,
         }
 
     async def prune(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pruned": await runtime.prune(older_than_s=_asked(Prune, fields).older_than_s)}
+        return {"pruned": await runtime.prune(older_than_s=asked(Prune, fields).older_than_s)}
 
-    return {"resolve": resolve, "fork": fork, "prune": prune}
+    async def tree(fields: Mapping[str, Any]) -> dict[str, Any]:
+        asked(Tree, fields)
+        return _fitting(runtime.tree())
+
+    async def say(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Say, fields)
+        before = runtime.desired(said.path)
+        desired = await runtime.say(said.path, said.word, said.reason, by=said.by)
+        return {"path": said.path, "desired": desired, "changed": desired != before}
+
+    return {"resolve": resolve, "fork": fork, "prune": prune, "tree": tree, "say": say}
 
 
-def _asked(request: type[R], fields: Mapping[str, Any]) -> R:
+def _fitting(view: ChildView) -> dict[str, Any]:
+    """Return a tree as plain data that fits a line; `left_out` counts the children that are not shown."""
+    children_max = _CHILDREN_MAX
+    while len(msgspec.json.encode(shown := _shown(view, children_max))) > _TREE_BYTES_MAX and children_max:
+        children_max //= 2
+    return shown
+
+
+def _shown(view: ChildView, children_max: int) -> dict[str, Any]:
+    children = [_shown(child, children_max) for child in view.children[:children_max]]
+    facts = {name: msgspec.to_builtins(getattr(view, name)) for name in view.__struct_fields__ if name != "children"}
+    left_out = facts.get("left_out", 0) + len(view.children) - len(children)
+    return facts | {"left_out": left_out, "children": children}
+
+
+def asked(request: type[R], fields: Mapping[str, Any]) -> R:
+    """Return a request's fields as what its verb takes.
+
+    Raises:
+        ContractViolation: they are not that; the message names what is wrong.
+    """
     try:
         return msgspec.convert(fields, request)
     except msgspec.ValidationError as error:

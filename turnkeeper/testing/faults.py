@@ -18,7 +18,7 @@ from turnkeeper.testing.memory import Disk, MemoryStore
 from turnkeeper.testing.stopping import POINTS, PointedStore
 from turnkeeper.testing.violated import Violated
 
-__all__ = ["Fault", "Faults", "FaultyStore", "Trouble", "Witness"]
+__all__ = ["Fault", "Faults", "FaultyStore", "PlannedBug", "Trouble", "Witness"]
 
 
 class Fault(StrEnum):
@@ -30,7 +30,13 @@ class Fault(StrEnum):
     TEAR = "tear"  # the process is killed in it: only its first points stand
     CRASH_BEFORE = "crash_before"  # the process is killed, nothing of it stands
     CRASH_AFTER = "crash_after"  # the process is killed, all of it stands, nobody was told
+    BUG_BEFORE = "bug_before"  # the writer crashes, nothing of it stands; it is started anew in the same process
+    BUG_AFTER = "bug_after"  # the writer crashes, all of it stands, nobody was told
     SECOND_OWNER = "second_owner"  # another process tries to take the store; it must be refused
+
+
+class PlannedBug(Exception):
+    """What no store should raise: a bug in it, as planned."""
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,10 +107,11 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def disk_fails(self) -> bool:
         """Say whether a commit may be refused, so that a life may end with `StorageFailed`."""
-        return bool(self.fault_rate) or not {Fault.FAIL, Fault.FULL}.isdisjoint(self.at.values())
+        return bool(self.fault_rate) or not {Fault.FAIL, Fault.FULL, *_BUGS}.isdisjoint(self.at.values())
 
 
-_BY_CHANCE: Final = (Fault.FAIL, Fault.FULL, Fault.DELAY, Fault.SECOND_OWNER)
+_BY_CHANCE: Final = (Fault.FAIL, Fault.FULL, Fault.DELAY, Fault.SECOND_OWNER, Fault.BUG_BEFORE, Fault.BUG_AFTER)
+_BUGS: Final = frozenset({Fault.BUG_BEFORE, Fault.BUG_AFTER})
 _INSTANT: Final = 0.5
 """How many reads and commits take no time at all: races of what is instant are the narrowest."""
 
@@ -218,6 +225,8 @@ class FaultyStore(PointedStore):
                 await self._refuse_second_owner()
             case Fault.CRASH_BEFORE:
                 witness.kill()
+            case Fault.BUG_BEFORE:
+                self._crash_writer()
             case Fault.TEAR:
                 await self._memory.apply(points[: self._trouble.part(len(points))])
                 witness.kill()
@@ -227,8 +236,14 @@ class FaultyStore(PointedStore):
         if fault is Fault.CRASH_AFTER:
             witness.kill()
         witness.committed(points, rejected)
+        if fault is Fault.BUG_AFTER:
+            self._crash_writer()
         witness.reached("commit.after", "")
         return rejected
+
+    def _crash_writer(self) -> NoReturn:
+        self.troubled_s = asyncio.get_running_loop().time()
+        raise PlannedBug
 
     async def _refuse_second_owner(self) -> None:
         try:

@@ -29,6 +29,7 @@ from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.records import EdgeAppended, EdgeAppendedLate, Record
 from turnkeeper.kernel.step import Effect
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
+from turnkeeper.supervisors.sweep import CAUGHT
 from turnkeeper.testing.memory import Disk
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.watched import WatchedRuntime
@@ -204,7 +205,14 @@ class Oracles:
         if self._inside.get(address) is turn:
             del self._inside[address]
 
-    # ------------------------------------------------------------ at each effect
+    # ------------------------------------------------------------ at each point
+
+    def reached(self, point: str, subject: str) -> None:
+        """Check what a runtime passes a point with. What the sweep catches is a bug, of whoever lost it or its own."""
+        if point == "effect.before":
+            self.calling(subject)
+        elif point == CAUGHT:
+            raise Violated("the sweep catches nothing", subject)
 
     def calling(self, key: str) -> None:
         """Check that an effect about to be called has an intent of its own on disk, and no result.
@@ -311,6 +319,8 @@ class Oracles:
 
     def _under_way(self, node: Node, agent: SessionAgent, turn: OpenTurn) -> bool:
         """Say whether something is being done about a turn: a commit of it, or reading it again after one failed."""
+        if agent.current is None and agent.address.agent_id in node.resting:
+            return True  # nothing starts, and it is looked at again until its agent goes on
         stored = self._disk.turns.get(turn.row.turn_id)
         if not turn.committed or stored is None or stored.version != turn.row.version:
             return True

@@ -16,7 +16,8 @@ from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.runs import Outcome, each_crash, live_to_the_end, shrink
 from turnkeeper.testing.schedule import Schedule
 from turnkeeper.testing.scripted import scripted_agent as make_scripted_agent
-from turnkeeper.testing.simulated import SimulatedWorld, VirtualClock
+from turnkeeper.testing.simulated import SimulatedWorld
+from turnkeeper.testing.virtual import VirtualClock
 from turnkeeper.testing.world import Life, World
 
 __all__: list[str] = []

@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from turnkeeper.actors.agent import Agent
+from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.turn import Turn
 from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
@@ -37,55 +38,17 @@ from turnkeeper.testing.memory import Disk
 from turnkeeper.testing.oracles import Oracles
 from turnkeeper.testing.schedule import Schedule
 from turnkeeper.testing.violated import Killed, Violated
+from turnkeeper.testing.virtual import SeededChance, VirtualClock
 from turnkeeper.testing.watched import WatchedRuntime
 from turnkeeper.testing.world import Life, Load, World
 
-__all__ = ["SimulatedWorld", "VirtualClock"]
-
-_EPOCH_S: Final = 1_700_000_000.0
-"""What virtual wall clocks begin at: a moment in November 2023, as good as any."""
+__all__ = ["SimulatedWorld"]
 
 _CLOSING_S: Final = 20.0
 """More than closing takes, a late commit included."""
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _HOUSE: Final = tuple(str(_PACKAGE / layer) for layer in ("actors", "supervisors"))
-
-
-class VirtualClock:
-    """Wall time that is a world's virtual time."""
-
-    __slots__ = ("_world",)
-
-    def __init__(self, world: "SimulatedWorld") -> None:
-        """Take the world."""
-        self._world = world
-
-    @property
-    def now_s(self) -> float:
-        """Return virtual seconds since the world began."""
-        return self._world.now_s
-
-    def time(self) -> float:
-        """Return virtual seconds since the epoch: what rows hold."""
-        return _EPOCH_S + self._world.now_s
-
-    async def advance(self, seconds: float) -> None:
-        """Let virtual time pass, and everything that is due in it happen."""
-        await asyncio.sleep(seconds)
-
-
-class _Chance:
-    """The runtime's randomness, from the seed."""
-
-    __slots__ = ("_seed", "random")
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self.random = Random(f"runtime {seed}").random
-
-    def token(self) -> str:
-        return f"disk-{self._seed}"
 
 
 class SimulatedWorld(World):
@@ -105,7 +68,7 @@ class SimulatedWorld(World):
         self.seed = seed
         self.life = 0
         self.chance = Random(f"scenario {seed}")
-        self.clock = VirtualClock(self)
+        self.clock = VirtualClock(lambda: self.now_s)
         self.disk = Disk(f"disk-{seed}")
         self.passed: Counter[str] = Counter()
         self.kills: list[str] = []
@@ -123,6 +86,7 @@ class SimulatedWorld(World):
         self._loop: SeededLoop | None = None
         self._alive = False
         self._past_s = 0.0
+        self._boot_id = 0
 
     def digest(self, steps: int) -> str:
         """Return what two worlds have in common only if everything in them went alike, in as many steps."""
@@ -145,7 +109,10 @@ class SimulatedWorld(World):
         store = FaultyStore(self.disk, self, self.faults, self._trouble)
         self._stores.append(store)
         watched = [msgspec.structs.replace(agent, handler=self._watched(agent)) for agent in agents]
-        chance = _Chance(self.seed * 1_000 + self.life)
+        chance = SeededChance(self.seed * 1_000 + self.life)
+        settings = settings or Settings()
+        sweep_s = settings.sweep_s and max(settings.sweep_s, settings.beat_s)  # days pass here, at a look a second
+        settings = msgspec.structs.replace(settings, sweep_s=sweep_s)
         return WatchedRuntime(self, store, watched, settings=settings, clock=self.clock, chance=chance, points=self)
 
     def happen(self, effect: str) -> None:
@@ -193,9 +160,8 @@ class SimulatedWorld(World):
         if not self._alive:
             raise Killed
         self.passed[point] += 1
-        if point == "effect.before":
-            with self._asked():
-                self._oracles.calling(subject)
+        with self._asked():
+            self._oracles.reached(point, subject)
         if self._trouble.crashes(self.passed, point, len(self.kills)):
             self._die(f", at crash point {self.passed.total()}, {point} {subject}".rstrip())
 
@@ -248,6 +214,12 @@ class SimulatedWorld(World):
         with self._asked():
             self._oracles.committed(points, rejected)
 
+    def _see_boot(self, node: Node) -> None:
+        """Watch a boot from its beginning: a writer that was started anew in the same process makes one, too."""
+        if node.lease.boot_id != self._boot_id:
+            self._boot_id = node.lease.boot_id
+            self._oracles.booted()
+
     def _time_passes(self) -> None:
         if self.before_time_passes is not None:
             self.before_time_passes()
@@ -256,7 +228,8 @@ class SimulatedWorld(World):
         troubled_s = self._troubled_s()
         for runtime in self._runtimes:
             node = runtime.node
-            if node is not None and not node.closing:
+            if node is not None and node.open and not node.closing:
+                self._see_boot(node)
                 with self._asked():
                     self._oracles.writer_writes(node, busy=busy)
                     self._oracles.lease_holds(node, troubled_s)

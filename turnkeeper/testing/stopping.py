@@ -70,6 +70,10 @@ class PointedStore:
         """See `Store.live_turns`."""
         return await self._store.live_turns()
 
+    async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
+        """See `Store.live_turns_after`."""
+        return await self._store.live_turns_after(actor_id, turn_id, limit)
+
     async def actor_id(self, address: Address) -> int | None:
         """See `Store.actor_id`."""
         return await self._store.actor_id(address)

@@ -10,6 +10,7 @@ from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.session import SessionAgent
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Chance, Store
+from turnkeeper.kernel.supervision.child import Exit
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.world import World
 
@@ -79,6 +80,11 @@ class WatchedRuntime(Runtime):
         """Close; see `Runtime.aclose`. The world is told."""
         await super().aclose()
         self.world.stopped(self)
+
+    def _given_up(self, ended: Exit) -> None:
+        """Give up; the process ends with it, as whoever serves agents would have it, and the next one recovers."""
+        super()._given_up(ended)
+        self.world.kill()
 
     async def tell(
         self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""

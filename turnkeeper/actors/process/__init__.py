@@ -1,20 +1,19 @@
 """Process agents: agents whose handler runs in a child process, which says in JSON lines what it wants done."""
 
-import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from turnkeeper.actors.agent import Agent, agent
 from turnkeeper.actors.node import Node
-from turnkeeper.actors.process.exchange import WorkerRaised
+from turnkeeper.actors.process.exchange import WorkerRaised, elsewhere
 from turnkeeper.actors.process.exchange import own_step as worker_step
 from turnkeeper.actors.process.life import Command
 from turnkeeper.actors.process.limits import ProcessLimits
 from turnkeeper.actors.process.pool import Crew, Pool
-from turnkeeper.actors.process.seat import SeatStatistics
+from turnkeeper.actors.process.worker import WorkerStatistics
 from turnkeeper.actors.tool import Tool
 from turnkeeper.actors.turn import Turn
 from turnkeeper.kernel.retry import Retry
@@ -31,50 +30,28 @@ __all__ = [
 
 
 class ProcessAgent(Agent, frozen=True, kw_only=True):
-    """An agent whose turns run in worker processes."""
+    """An agent whose turns run in worker processes: a pool of them in each runtime, made with the first turn."""
 
-    def workers(self) -> list[SeatStatistics]:
-        """Return how each worker stands, of every runtime in this process that has run a turn of the agent."""
-        return [one for pool in self._pools() for one in pool.statistics()]
+    crew: Crew
+    pools: dict[Node, Pool]
 
-    def release(self) -> None:
-        """Let workers be started again that fell too often, once they are mended."""
-        for pool in self._pools():
-            pool.release()
+    async def handle(self, node: Node, turn: Turn) -> Any:
+        """Run a turn on a worker of this runtime."""
+        idle_s = node.settings.idle_s if self.idle_s is None else self.idle_s
+        return await self._pool(node).run(turn, idle_s)
 
-    def _pools(self) -> list[Pool]:
-        return list(cast("_Processes", self.handler).pools.values())
-
-
-class _Processes:
-    """The handler of a process agent: a pool for each runtime, made with the first turn, gone when it closes."""
-
-    __slots__ = ("_crew", "_idle_s", "pools")
-
-    def __init__(self, crew: Crew, idle_s: float | None) -> None:
-        self._crew = crew
-        self._idle_s = idle_s
-        self.pools: dict[Node, Pool] = {}
-
-    async def __call__(self, turn: Turn) -> Any:
-        node = turn._steps._node  # noqa: SLF001 - the one place where a handler is part of its runtime
+    def _pool(self, node: Node) -> Pool:
         pool = self.pools.get(node)
         if pool is None:
-            if node.closing:  # nobody would stop it; the run is about to be told to yield
-                await asyncio.get_running_loop().create_future()
-            pool = self.pools[node] = Pool(self._crew, node.chance, node.log)
-            node.start(self._keep(node, pool))
-        return await pool.run(turn, node.settings.idle_s if self._idle_s is None else self._idle_s)
+            for closed in [known for known in self.pools if known.closed]:
+                del self.pools[closed]
+            staff = node.staff(self.crew.name, self.crew.intensity)
+            pool = self.pools[node] = Pool(self.crew, staff, node.log)
+        return pool
 
-    async def _keep(self, node: Node, pool: Pool) -> None:
-        """Hold the pool until the runtime closes, which cancels this."""
-        try:
-            await node.loop.create_future()
-        finally:
-            try:
-                await pool.stop()
-            finally:
-                del self.pools[node]
+    def workers(self) -> list[WorkerStatistics]:
+        """Return how each worker stands, of every open runtime in this process that has run a turn of the agent."""
+        return [worker.statistics() for node, pool in self.pools.items() if not node.closed for worker in pool.workers]
 
 
 def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
@@ -98,6 +75,8 @@ def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
 
     Workers are started when turns come, and stopped with the runtime, at the latest when it is killed. One that
     dies in the middle of a turn is replaced, and the turn runs again: what is recorded is answered from the record.
+    `Runtime.tree` shows them and `child_events` what became of them, as `processes/<agent>/<n>`, of an agent with a
+    version as `processes/<agent>@<version>/<n>`; `say` takes one from work, and brings it back.
 
     Args:
         agent_id: the agent's name in addresses.
@@ -117,13 +96,17 @@ def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
 
     Raises:
         TypeError: the name, or the command, is missing.
-        ValueError: workers_max is less than 1.
+        ValueError: workers_max is less than 1, or the name or the version holds a slash.
     """
     if isinstance(command, str) or not command:
         msg = 'write the command as a list, such as ["python", "worker.py"]'
         raise TypeError(msg)
     if workers_max < 1:
         msg = f"workers_max must be 1 or more, not {workers_max}"
+        raise ValueError(msg)
+    declare = agent(agent_id, tools=tools, retry=retry, turn_s=turn_s, idle_s=idle_s, version=version, adopts=adopts)
+    if "/" in agent_id or "/" in version:
+        msg = f"agent {agent_id!r}, version {version!r}: no slash, since they are part of its workers' paths"
         raise ValueError(msg)
     started = Command(
         agent_id=agent_id,
@@ -132,11 +115,15 @@ def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
         cwd=None if cwd is None else str(cwd),
         limits=limits or ProcessLimits(),
     )
-    own = {step.name: step for step in steps}
-    crew = Crew(command=started, steps=own, workers_max=workers_max, intensity=intensity or Intensity())
-    declare = agent(agent_id, tools=tools, retry=retry, turn_s=turn_s, idle_s=idle_s, version=version, adopts=adopts)
-    plain = declare(_Processes(crew, idle_s))
-    return ProcessAgent(**{name: getattr(plain, name) for name in plain.__struct_fields__})
+    crew = Crew(
+        name=f"{agent_id}@{version}" if version else agent_id,
+        command=started,
+        steps={step.name: step for step in steps},
+        workers_max=workers_max,
+        intensity=intensity or Intensity(),
+    )
+    plain = {name: getattr(declare(elsewhere), name) for name in Agent.__struct_fields__}
+    return ProcessAgent(**plain, crew=crew, pools={})
 
 
 def python_worker(path: str | Path, *arguments: str) -> list[str]:

@@ -38,7 +38,7 @@ from turnkeeper.kernel.errors import (
 )
 from turnkeeper.kernel.step import Effect, OnDoubt
 
-__all__ = ["Exchange", "WorkerRaised", "own_step"]
+__all__ = ["Exchange", "WorkerRaised", "elsewhere", "own_step"]
 
 _ERRORS_MAX: Final = 64
 """Failures that are kept for a worker that says which one ended its turn."""
@@ -296,8 +296,9 @@ class Exchange:
             self.over.set_result(None)
 
 
-async def _elsewhere(arguments: Any = None) -> Any:
-    msg = "a step of a worker's own runs in the worker"
+async def elsewhere(arguments: Any = None) -> Any:
+    """Stand where a function is asked for, and there is none here."""
+    msg = "this runs in a worker"
     raise NotImplementedError(msg)
 
 
@@ -314,7 +315,7 @@ def own_step(
     Raises:
         TypeError, ValueError: as `tool` raises them.
     """
-    made = Tool(_elsewhere, name=name, effect=effect, timeout_s=timeout_s, on_doubt=on_doubt, version=version)
+    made = Tool(elsewhere, name=name, effect=effect, timeout_s=timeout_s, on_doubt=on_doubt, version=version)
     _ = made.contract  # made once here, and not for each step
     return made
 

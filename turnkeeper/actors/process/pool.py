@@ -1,7 +1,6 @@
 """A pool: the workers of one process agent in one runtime, a turn each at a time."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,20 +10,21 @@ import msgspec
 
 from turnkeeper.actors.process.exchange import Exchange
 from turnkeeper.actors.process.life import Command, Life
-from turnkeeper.actors.process.seat import Seat, SeatStatistics, Worker
 from turnkeeper.actors.process.spawned import Guard
+from turnkeeper.actors.process.worker import Worker
 from turnkeeper.actors.tool import Tool
 from turnkeeper.actors.turn import Turn
-from turnkeeper.kernel.errors import ProcessDied, TurnkeeperError
-from turnkeeper.kernel.ports import Chance
+from turnkeeper.kernel.errors import ChildQuarantined, ProcessDied, TurnkeeperError
+from turnkeeper.kernel.supervision.child import ChildSpec, Restart, Staff
 from turnkeeper.kernel.supervision.intensity import Intensity
 
 __all__ = ["Crew", "Pool"]
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pool is made of: one command, how many at once, and how often they may fall."""
+    """What a pool is made of: one command, how many at once, and how often they may fall; by name in their path."""
 
+    name: str
     command: Command
     steps: Mapping[str, Tool[..., Any]]
     workers_max: int
@@ -32,21 +32,23 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pool:
-    """Gives each turn a worker: a running one before a new one, and whoever has waited longest first."""
+    """Gives each turn a worker: one that is up before a new one, and a new one before one that is down.
 
-    __slots__ = ("_crew", "_free", "_guard", "_waiting", "seats")
+    Who starts workers, brings back what falls and puts away what falls too often is their supervisor. It stops them,
+    too; a pool has nothing to close.
+    """
 
-    def __init__(self, crew: Crew, chance: Chance, log: Any) -> None:
-        """Begin with empty seats; the first turns fill them."""
+    __slots__ = ("_crew", "_free", "_guard", "_log", "_staff", "_waiting", "workers")
+
+    def __init__(self, crew: Crew, staff: Staff, log: Any) -> None:
+        """Begin without workers; the first turns add them to the staff."""
         self._crew = crew
+        self._staff = staff
+        self._log = log
         self._guard = Guard()
-        name = crew.command.agent_id
-        workers = [Worker(crew.command, self._guard, log) for _ in range(crew.workers_max)]
-        self.seats = [
-            Seat(f"{name}/{nth}", worker, crew.intensity, chance, log) for nth, worker in enumerate(workers, 1)
-        ]
-        self._free = list(reversed(self.seats))
-        self._waiting: deque[asyncio.Future[Seat]] = deque()
+        self.workers: list[Worker] = []
+        self._free: list[Worker] = []
+        self._waiting: dict[asyncio.Future[Worker], set[Worker]] = {}
 
     async def run(self, turn: Turn, idle_s: float) -> Any:
         """Run a turn on a worker and return what the worker says is its deliverable.
@@ -56,77 +58,105 @@ class Pool:
             idle_s: how long it may go without progress, which its wait for a worker is not; 0 for no limit.
 
         Raises:
-            ChildQuarantined: the workers fall too often.
+            ChildQuarantined: every worker is put away.
+            ShuttingDown: there is no supervisor any more.
             ProcessDied: the worker died under the turn.
             Exception: see `Exchange.value`.
         """
         while True:
             with _putting_off(turn, idle_s):
-                seat, life = await self._worker()
+                worker, life = await self._worker()
             exchange = Exchange(life, turn, self._crew.steps, self._crew.command.limits)
-            exchange.over.add_done_callback(partial(self._left, seat))
+            exchange.over.add_done_callback(partial(self._left, worker))
             try:
                 return await exchange.value()
             except ProcessDied:
-                if not life.over.result().normal:
+                if life.over.result().reason != "normal":
                     raise  # otherwise it had ended before it read of this turn
 
-    async def _worker(self) -> tuple[Seat, Life]:
-        seat = await self._seat()
-        try:
-            life = await seat.ensure()
-            while not life.up:  # it fell between its start and this moment
-                life = await seat.ensure()
-        except BaseException:
-            self._leave(seat)
-            raise
-        return seat, life
+    async def _worker(self) -> tuple[Worker, Life]:
+        """Take a worker that is up; those that are put away, or are to rest, are tried once each and passed over."""
+        away: set[Worker] = set()
+        while True:
+            worker = await self._taken(away)
+            try:
+                return worker, await self._up(worker)
+            except ChildQuarantined as error:
+                away.add(worker)
+                self._leave(worker, away=True)
+                if len(away) == self._crew.workers_max:
+                    raise _with_its_end(error, worker) from error
+            except BaseException:
+                self._leave(worker)
+                raise
 
-    async def _seat(self) -> Seat:
-        running = [seat for seat in self._free if seat.worker.life is not None and seat.worker.life.up]
-        if self._free:
-            seat = running[-1] if running else self._free[-1]
-            self._free.remove(seat)
-            return seat
-        waiting: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
+    async def _up(self, worker: Worker) -> Life:
+        while True:
+            await self._staff.ensure_running(worker.name)
+            life = worker.life
+            if life is not None and life.up:
+                return life
+            if life is not None:
+                await asyncio.wait([life.over])  # the supervisor has been told by then
+
+    async def _taken(self, away: set[Worker]) -> Worker:
+        worker = self._choice(away)
+        if worker is not None:
+            return worker
+        waiting: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._waiting[waiting] = away
         try:
             return await waiting
         except asyncio.CancelledError:
             if waiting.done() and not waiting.cancelled():  # it came together with the cancellation
                 self._leave(waiting.result())
             raise
-
-    def _left(self, seat: Seat, _: "asyncio.Future[None]") -> None:
-        self._leave(seat)
-
-    def _leave(self, seat: Seat) -> None:
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(seat)
-                return
-        self._free.append(seat)
-
-    def release(self) -> None:
-        """End the quarantine of every seat."""
-        for seat in self.seats:
-            seat.release()
-
-    async def stop(self) -> None:
-        """Bring every worker down, the last one first; nothing of them is left when this is over."""
-        shutdown_s = self._crew.command.limits.shutdown_s
-        try:
-            await asyncio.gather(*(seat.stop(shutdown_s) for seat in reversed(self.seats)))
         finally:
-            for seat in self.seats:
-                if seat.worker.life is not None:
-                    seat.worker.life.end_now()
-            self._guard.close()
+            del self._waiting[waiting]
 
-    def statistics(self) -> list[SeatStatistics]:
-        """Return how each worker stands."""
-        return [seat.statistics() for seat in self.seats]
+    def _choice(self, away: set[Worker]) -> Worker | None:
+        """Return a worker that nobody has, None where there is none but those that are put away."""
+        free = [worker for worker in self._free if worker not in away]
+        up = [worker for worker in free if worker.up]
+        if not up and len(self.workers) < self._crew.workers_max:
+            return self._added()
+        if not free:
+            return None
+        worker = (up or free)[-1]
+        self._free.remove(worker)
+        return worker
+
+    def _added(self) -> Worker:
+        name, command = str(len(self.workers) + 1), self._crew.command
+        worker = Worker(name, command, self._guard, self._risen, self._log)
+        self.workers.append(worker)
+        shutdown_s = command.limits.shutdown_s
+        self._staff.add(ChildSpec(name=name, child=worker, restart=Restart.TRANSIENT, shutdown_s=shutdown_s))
+        return worker
+
+    def _left(self, worker: Worker, _: "asyncio.Future[None]") -> None:
+        self._leave(worker)
+
+    def _leave(self, worker: Worker, *, away: bool = False) -> None:
+        """Give a worker to whoever has waited longest; one that is put away, to who does not know so yet."""
+        for waiting, known in self._waiting.items():
+            if not waiting.done() and not (away and worker in known):
+                waiting.set_result(worker)
+                return
+        self._free.append(worker)
+
+    def _risen(self, worker: Worker) -> None:
+        """Give a worker that nobody has, such as one that was released, to who waits for another."""
+        if worker in self._free:
+            self._free.remove(worker)
+            self._leave(worker)
+
+
+def _with_its_end(error: ChildQuarantined, worker: Worker) -> ChildQuarantined:
+    ended = worker.ended
+    if ended is None or ended.normal:
+        return error
+    return ChildQuarantined(error.path, f"{error.reason}, the last end: {ended.error}")
 
 
 @contextmanager

@@ -151,7 +151,10 @@ class Spawned:
 
 
 class Guard:
-    """A small process beside the workers that kills their groups when this process dies, however it dies."""
+    """A small process beside the workers that kills their groups when this process dies, however it dies.
+
+    It is started with the first that it watches over, and again after it was closed.
+    """
 
     __slots__ = ("_pids", "_popen")
 
@@ -191,6 +194,11 @@ class Guard:
         self._pids.discard(pid)
         with suppress(OSError):  # a guard that is dead kills nobody
             self._say(f"drop {pid}\n")
+
+    def rest(self) -> None:
+        """End the guard where nobody is left to watch over."""
+        if not self._pids:
+            self.close()
 
     def _say(self, words: str) -> None:
         if self._popen is not None and self._popen.stdin is not None:

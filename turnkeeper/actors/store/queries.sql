@@ -152,6 +152,18 @@ LEFT JOIN (
 LEFT JOIN (SELECT actor_id, max(last_seen) AS last_at FROM receipts GROUP BY actor_id) r USING (actor_id)
 ORDER BY a.actor_id;
 
+-- name: agents
+-- Every agent with its live turns by state. The actors are walked once, the live turns of each found by the index.
+SELECT
+    a.agent_id,
+    count(*) FILTER (WHERE t.state = 'queued'),
+    count(*) FILTER (WHERE t.state = 'running'),
+    count(*) FILTER (WHERE t.state = 'suspended')
+FROM actors a
+LEFT JOIN turns t INDEXED BY turns_live
+    ON t.actor_id = a.actor_id AND t.state IN ('queued', 'running', 'suspended')
+GROUP BY a.agent_id ORDER BY a.agent_id;
+
 -- name: turns_by_actor
 SELECT * FROM stored_turns ORDER BY actor_id, turn_id;
 
@@ -224,3 +236,17 @@ FROM receipts r JOIN turns t USING (turn_id) WHERE r.actor_id <> t.actor_id
 UNION ALL
 SELECT 'turn ' || turn_id, 'has large values and no row' FROM blobs
 WHERE turn_id NOT IN (SELECT turn_id FROM turns) GROUP BY turn_id;
+
+-- name: live_turns_after
+-- The same in the order of actors and their turns, which is nearly the index's: a page costs a page.
+SELECT
+    t.turn_id, t.actor_id, t.state, t.epoch, t.version, t.attempt,
+    e.ordinal + 1, t.boot_id, t.due_at, e.digest,
+    a.tenant, a.session_id, a.agent_id,
+    r.key, r.digest, r.expires_at
+FROM turns t INDEXED BY turns_live
+JOIN edges e ON e.turn_id = t.turn_id AND e.ordinal = (SELECT max(ordinal) FROM edges l WHERE l.turn_id = t.turn_id)
+JOIN actors a USING (actor_id)
+JOIN receipts r ON r.receipt_id = t.turn_id
+WHERE t.state IN ('queued', 'running', 'suspended') AND (t.actor_id, t.turn_id) > (?, ?)
+ORDER BY t.actor_id, t.turn_id LIMIT ?;

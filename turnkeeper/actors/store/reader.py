@@ -15,7 +15,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Happening
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import NumberedEdge, SessionRow, StoredTurn
+from turnkeeper.kernel.rows import AgentRow, NumberedEdge, SessionRow, StoredTurn
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
 
@@ -70,6 +70,10 @@ class Reader:
         """Yield every session agent, in the order in which they were first spoken to."""
         for row in self._rows("sessions"):
             yield SessionRow(row[0], Address(*row[1:4]), *row[4:])
+
+    def agents(self) -> list[AgentRow]:
+        """Return every agent that was ever spoken to, by name."""
+        return [AgentRow(*row) for row in self._rows("agents")]
 
     def histories(self) -> Iterator[tuple[SessionRow, list[StoredTurn]]]:
         """Yield every session agent with its turns, in one walk over the turns."""

@@ -121,7 +121,11 @@ class SqliteStore:
 
     async def live_turns(self) -> list[LiveTurn]:
         """Return every live turn, in the order of acceptance."""
-        return [LiveTurn(_turn(row[:10]), Address(*row[10:13]), *row[13:]) for row in await self._read("live_turns")]
+        return [_live(row) for row in await self._read("live_turns")]
+
+    async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
+        """Return live turns behind a place in the order of actors and turns."""
+        return [_live(row) for row in await self._read("live_turns_after", actor_id, turn_id, limit)]
 
     async def actor_id(self, address: Address) -> int | None:
         """Return the id of an actor that has been spoken to before."""
@@ -203,6 +207,10 @@ class SqliteStore:
             return []
         except UNREADABLE as error:
             raise explained(self.path, error) from error
+
+
+def _live(row: Sequence[Any]) -> LiveTurn:
+    return LiveTurn(_turn(row[:10]), Address(*row[10:13]), *row[13:])
 
 
 def _turn(row: Sequence[Any]) -> TurnRow:

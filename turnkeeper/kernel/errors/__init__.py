@@ -19,7 +19,8 @@ TurnkeeperError
 |   `-- DoorClosed, DoorRefused, DoorSilent
 |-- SupervisionError           a child cannot be started, kept, or told what it was told
 |   |-- StaleIncarnation, UnknownChild, VerbRefused
-|   `-- ChildNotStarted, ChildQuarantined, TooManyRestarts, ProcessDied
+|   |-- NotJoined, StaleConnection, TooManyParticipants
+|   `-- ChildNotStarted, ChildQuarantined, TooManyRestarts, ProcessDied, LetterDead
 `-- StorageError               the file, not the caller
     `-- StorageFailed, StoreInUse, SchemaTooNew, KeyTaken
 """
@@ -69,8 +70,12 @@ from turnkeeper.kernel.errors.storage import (
 from turnkeeper.kernel.errors.supervision import (
     ChildNotStarted,
     ChildQuarantined,
+    LetterDead,
+    NotJoined,
     ProcessDied,
+    StaleConnection,
     StaleIncarnation,
+    TooManyParticipants,
     TooManyRestarts,
     UnknownChild,
     VerbRefused,
@@ -119,7 +124,9 @@ __all__ = [
     "KeyTaken",
     "LeaseExpired",
     "LeaseHeld",
+    "LetterDead",
     "MailboxFull",
+    "NotJoined",
     "NotOwner",
     "PayloadTooLarge",
     "ProcessDied",
@@ -130,6 +137,7 @@ __all__ = [
     "SchemaTooNew",
     "ShuttingDown",
     "StaleClaim",
+    "StaleConnection",
     "StaleEpoch",
     "StaleIncarnation",
     "StepError",
@@ -139,6 +147,7 @@ __all__ = [
     "StorageFailed",
     "StoreInUse",
     "SupervisionError",
+    "TooManyParticipants",
     "TooManyRestarts",
     "ToolTimedOut",
     "TurnError",

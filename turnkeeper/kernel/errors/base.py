@@ -1,6 +1,6 @@
 """The roots of the tree: the base of every error, and of each branch."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "CoordinationError",
@@ -28,6 +28,12 @@ class TurnkeeperError(Exception):
     def __str__(self) -> str:
         """Return the message: `says`, with the facts in it."""
         return self.says.format(**vars(self)) if self.says else super().__str__()
+
+    def anew(self) -> Self:
+        """Return the same error as if it had not been raised: raised again and again, one would grow with each time."""
+        error = type(self).__new__(type(self))
+        vars(error).update(vars(self))
+        return error
 
 
 class Refused(TurnkeeperError):

@@ -7,8 +7,12 @@ from turnkeeper.kernel.errors.base import SupervisionError
 __all__ = [
     "ChildNotStarted",
     "ChildQuarantined",
+    "LetterDead",
+    "NotJoined",
     "ProcessDied",
+    "StaleConnection",
     "StaleIncarnation",
+    "TooManyParticipants",
     "TooManyRestarts",
     "UnknownChild",
     "VerbRefused",
@@ -39,7 +43,7 @@ class VerbRefused(SupervisionError):
 
     verb: str
     desired: str
-    says = "{verb} means nothing to what is {desired}"
+    says = "{verb} means nothing to what is {desired}; only a release ends a quarantine, and nothing else is released"
 
 
 @dataclass(eq=False)
@@ -80,3 +84,37 @@ class ProcessDied(SupervisionError):
     said: str
     retryable = True
     says = "worker {pid} of {agent_id} died: {said}"
+
+
+@dataclass(eq=False)
+class NotJoined(SupervisionError):
+    """No participant of this name is here: it never joined, it left, or it was silent for too long. Join, again."""
+
+    name: str
+    says = "participant {name!r} is not here: it never joined, has left, or was silent for too long; join again"
+
+
+@dataclass(eq=False)
+class StaleConnection(SupervisionError):
+    """Another connection speaks for the participant now. Whoever said this must end, or join under a new id."""
+
+    name: str
+    connection_id: str
+    says = "connection {connection_id!r} does not speak for {name!r}: another one does; end, or join under a new id"
+
+
+@dataclass(eq=False)
+class TooManyParticipants(SupervisionError):
+    """As many participants are here as may be. Join again once some have gone."""
+
+    participants_max: int
+    says = "{participants_max} participants are here, which is the limit; join again later"
+
+
+@dataclass(eq=False)
+class LetterDead(SupervisionError):
+    """The actor's handler did not survive the letter. Mend what it died of, then `replay`; sent again it dies again."""
+
+    actor: str
+    crash: str
+    says = "the letter to {actor} is dead: its handler ended with {crash}; mend that, then replay it"

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["Child", "ChildSpec", "Exit", "Exited", "Restart", "Staff"]
+__all__ = ["Child", "ChildSpec", "Exit", "Exited", "Restart", "Retired", "Staff"]
 
 
 class Restart(StrEnum):
@@ -58,6 +58,15 @@ class Child(Protocol):
 
         Promises: nothing of it is left when this is over. Stopping what is down does nothing.
         """
+        ...
+
+
+@runtime_checkable
+class Retired(Protocol):
+    """A child that keeps something for its next incarnation, such as its mail."""
+
+    def retire(self) -> None:
+        """Let it go: there will be no next one."""
         ...
 
 

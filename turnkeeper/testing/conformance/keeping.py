@@ -11,8 +11,8 @@ from turnkeeper.kernel.history import Tally, check_rows
 from turnkeeper.kernel.lifecycle import Change
 from turnkeeper.kernel.ports import Happening, Store
 from turnkeeper.kernel.receipt import payload_digest
-from turnkeeper.kernel.records import EdgeAppended, ReceiptRetired
-from turnkeeper.kernel.rows import Rows
+from turnkeeper.kernel.records import ActorOpened, EdgeAppended, ReceiptRetired
+from turnkeeper.kernel.rows import AgentRow, Rows
 from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.testing.conformance.refusing import GUILTY
 from turnkeeper.testing.conformance.world import (
@@ -138,6 +138,16 @@ class Keeping:
         assert await store.look(lambda rows: (rows.lease_until(1), rows.lease_until(99))) == (145.0, None)
         with pytest.raises(ZeroDivisionError):
             await store.look(lambda _: 1 // 0)
+
+    async def test_a_look_lists_the_agents_with_their_live_turns(self, store: Store) -> None:
+        """By name, those without a live turn too; what has ended counts no more."""
+        names = ["b", "\u00e9", "\U0001f9ea", "B", "\uffff", "a/b", "a"]
+        actors = [ActorOpened(100 + number, "", "session", name) for number, name in enumerate(names)]
+        assert await store.apply([actors, accepted(100, 100), accepted(101, 100)]) == {}
+
+        live = {"billing": (1, 1, 1), "b": (2, 0, 0)}
+        expected = [AgentRow(name, *live.get(name, (0, 0, 0))) for name in sorted([*names, "billing"])]
+        assert await store.look(lambda rows: list(rows.agents())) == expected
 
     # ------------------------------------------------------------ digests and large values
 

@@ -15,6 +15,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "apply": lambda store: store.apply(neighbours(1)),
     "apply nothing": lambda store: store.apply([]),
     "live_turns": lambda store: store.live_turns(),
+    "live_turns_after": lambda store: store.live_turns_after(0, 0, 10),
     "actor_id": lambda store: store.actor_id(address(ACTOR)),
     "receipt": lambda store: store.receipt(ACTOR, "key-1"),
     "turn": lambda store: store.turn(1),

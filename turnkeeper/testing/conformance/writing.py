@@ -29,6 +29,7 @@ from turnkeeper.testing.conformance.world import (
     arrival,
     changed,
     everything,
+    neighbours,
 )
 
 __all__ = ["Writing"]
@@ -157,6 +158,20 @@ class Writing:
         assert await store.apply([lifecycle.acquire(QUEUED.row, LEASE, 103.0).records]) == {}
 
         assert [live.row.turn_id for live in await store.live_turns()] == [1, 2, 4, 5]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 10])
+    async def test_pages_of_live_turns_neither_skip_nor_repeat(self, limit: int, store: Store) -> None:
+        """Whoever goes on behind the last place has every live turn once, by actor and turn, whatever its state."""
+        assert await store.apply(neighbours(4)) == {}
+        assert await store.apply([accepted(200, ACTOR)]) == {}
+        live = await store.live_turns()
+        seen, place = list[LiveTurn](), (0, 0)
+        while page := await store.live_turns_after(*place, limit):
+            assert len(page) <= limit
+            seen, place = [*seen, *page], (page[-1].row.actor_id, page[-1].row.turn_id)
+
+        assert seen == sorted(live, key=lambda one: (one.row.actor_id, one.row.turn_id))
+        assert len(seen) == 3 + 4 + 1
 
     async def test_everything_is_there_after_the_store_is_opened_again(self, store: Store, stores: Stores) -> None:
         """Every row, through every way of reading it."""

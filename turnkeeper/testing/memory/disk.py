@@ -1,5 +1,6 @@
 """The disk: the tables that survive a process, and a view of them for those who check."""
 
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 
@@ -8,7 +9,7 @@ import msgspec
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
 from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import NumberedEdge, Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.rows import AgentRow, NumberedEdge, Rows, SessionRow, StoredTurn
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
@@ -194,6 +195,13 @@ class _DiskRows:
                 sum(turn.state == TurnState.FAILED for turn in turns),
                 seen.get(actor_id),
             )
+
+    def agents(self) -> list[AgentRow]:
+        found: dict[str, Counter[str]] = {}
+        for actor_id, turns in self._turns.items():
+            found.setdefault(self._disk.actors[actor_id].agent_id, Counter()).update(turn.state for turn in turns)
+        states = (TurnState.QUEUED, TurnState.RUNNING, TurnState.SUSPENDED)
+        return [AgentRow(agent_id, *(turns[state] for state in states)) for agent_id, turns in sorted(found.items())]
 
     def histories(self) -> Iterator[tuple[SessionRow, list[StoredTurn]]]:
         for session in self.sessions():

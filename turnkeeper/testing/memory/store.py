@@ -88,6 +88,15 @@ class MemoryStore:
     async def live_turns(self) -> list[LiveTurn]:
         """Return every live turn, in the order of acceptance."""
         await self._ready()
+        return self._live()
+
+    async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
+        """Return live turns behind a place in the order of actors and turns."""
+        await self._ready()
+        placed = {(live.row.actor_id, live.row.turn_id): live for live in self._live()}
+        return [placed[place] for place in sorted(placed) if place > (actor_id, turn_id)][:limit]
+
+    def _live(self) -> list[LiveTurn]:
         disk = self._disk
         live: list[LiveTurn] = []
         for turn_id, turn in sorted(disk.turns.items()):

@@ -7,4 +7,4 @@ from typing import Final
 
 __all__ = ["BUILT_IN"]
 
-BUILT_IN: Final = ("desk", "programs", "clients", "handlers", "doubts", "kernel", "trees")
+BUILT_IN: Final = ("desk", "programs", "clients", "handlers", "doubts", "kernel", "trees", "participants")

@@ -28,6 +28,7 @@ _SETTINGS: Final = Settings(
     retries_max=10_000,
     recoveries_max=10_000,
     shutdown_s=2.0,
+    storm_ends_max=0,
 )
 _CLIENTS: Final = 6
 _ROUNDS_S: Final = (0.002, 0.004, 0.01, 0.3, 0.31, 3.0)

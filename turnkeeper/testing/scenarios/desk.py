@@ -26,7 +26,7 @@ from turnkeeper.testing.world import World
 
 __all__ = ["SETTINGS", "life"]
 
-SETTINGS: Final = Settings(retries_max=20, recoveries_max=10_000, turn_s=3_600.0)
+SETTINGS: Final = Settings(retries_max=20, recoveries_max=10_000, turn_s=3_600.0, storm_ends_max=0)
 """Patient: what fails here is the world. Only a tool that hangs in every one of its attempts loses its message."""
 
 _PER_S: Final = 5.5

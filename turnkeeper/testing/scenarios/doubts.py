@@ -39,6 +39,7 @@ def _settings(idempotency_s: float, pace: float = 1.0) -> Settings:
         recoveries_max=10_000,
         shutdown_s=2.0 * pace,
         retry_base_s=0.1 * pace,
+        storm_ends_max=0,
     )
 
 

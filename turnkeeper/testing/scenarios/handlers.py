@@ -23,7 +23,7 @@ from turnkeeper.testing.world import World
 
 __all__ = ["life"]
 
-_SETTINGS: Final = Settings(approval_s=120.0, retries_max=2, recoveries_max=10_000)
+_SETTINGS: Final = Settings(approval_s=120.0, retries_max=2, recoveries_max=10_000, storm_ends_max=0)
 _TURNS: Final = 6
 
 

@@ -24,7 +24,9 @@ from turnkeeper.testing.world import World
 
 __all__ = ["Part", "life", "program", "total"]
 
-_SETTINGS: Final = Settings(retries_max=10_000, recoveries_max=10_000, mailbox_len_max=8, idle_agents_max=3)
+_SETTINGS: Final = Settings(
+    retries_max=10_000, recoveries_max=10_000, mailbox_len_max=8, idle_agents_max=3, storm_ends_max=0
+)
 _SESSIONS: Final = 4
 _AGENTS: Final = ("ann", "bob")
 _TENANTS: Final = ("", "acme")

@@ -6,7 +6,7 @@ import msgspec
 
 from turnkeeper.kernel.supervision.desired import Desired
 
-__all__ = ["ChildView", "Look", "Looked"]
+__all__ = ["ChildView", "Look", "Looked", "Viewed"]
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +46,7 @@ class ChildView(msgspec.Struct, frozen=True, kw_only=True):
         why: how it last ended by itself; empty for not at all.
         look: what it says of itself.
         children: a supervisor's, in the order of their starts.
+        left_out: how many of its children are not shown.
     """
 
     name: str
@@ -58,3 +59,13 @@ class ChildView(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     look: Look | None = None
     children: "list[ChildView]" = []
+    left_out: int = 0
+
+
+@runtime_checkable
+class Viewed(Protocol):
+    """A child with others under it."""
+
+    def view(self, name: str, *, children_max: int) -> ChildView:
+        """Return what it and all under it are doing now; of very many children the first `children_max`."""
+        ...

@@ -1,0 +1,91 @@
+"""Bugs of the runtime's own parts: a writer that falls for good, or whose next incarnation believes the one before."""
+
+# ruff: noqa: E501 - the library's source is quoted line by line
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["PARTS"]
+
+_part = partial(Mutant, tries=("tests/supervisors/test_parts.py",))
+
+PARTS: Final[tuple[Mutant, ...]] = (
+    _part(
+        name="a writer that crashed is not started anew",
+        where="supervisors.writer",
+        edits=(("                self._exited(crash_of(error))\n", "                pass\n"),),
+        point="10: moved to a state that nothing resumes",
+    ),
+    _part(
+        name="who waits for a deliverable is not told that the writer crashed",
+        where="supervisors.writer",
+        edits=(("            self._crashed(failed)\n", ""),),
+    ),
+    _part(
+        name="a boot begins beside the turns of the one before",
+        where="supervisors.reception",
+        edits=(("        self._agents.clear()\n        self._idle.clear()\n", ""),),
+        point="12: a zombie owner",
+    ),
+    _part(
+        name="what comes in is admitted before what the store holds was taken up",
+        where="supervisors.agents",
+        edits=(
+            ("        await self._take_up(node)\n", "        node.open = True\n        await self._take_up(node)\n"),
+        ),
+    ),
+    _part(
+        name="a receipt stays with the boot whose writer crashed",
+        where="actors.receipt",
+        edits=(
+            (
+                "        while (heir := self._node.heir) is not None and (heir.open or heir.failed):",
+                "        while (heir := None) is not None:",
+            ),
+        ),
+    ),
+    _part(
+        name="a call that would not stop is forgotten with its boot",
+        where="actors.node",
+        edits=(("before.late if before else {}", "{}"),),
+        point="14: a crash leaves something half-changed in use",
+    ),
+    _part(
+        name="the fall of a writer is noted nowhere",
+        where="supervisors.chronicle",
+        edits=(("            self._waiting.append((path, kind, incarnation, note))\n", "            pass\n"),),
+    ),
+    _part(
+        name="one error is raised for all, and grows with each",
+        where="kernel.errors.base",
+        edits=(
+            (
+                "        error = type(self).__new__(type(self))\n        vars(error).update(vars(self))\n        return error\n",
+                "        return self\n",
+            ),
+        ),
+    ),
+    _part(
+        name="what stood on the writer is not brought back with it",
+        where="supervisors.runtime",
+        edits=(("strategy=Strategy.REST_FOR_ONE", "strategy=Strategy.ONE_FOR_ONE"),),
+        point="10: left to nobody",
+    ),
+    _part(
+        name="turns are cut off by a crashed writer only after their grace",
+        where="supervisors.agents",
+        edits=(("0.0 if node.failed else shutdown_s", "shutdown_s"),),
+    ),
+    _part(
+        name="an orderly end looks like a crash in the store",
+        where="supervisors.writer",
+        edits=(
+            (
+                "            node.persistence.submit([NodeStopped(node.clock.time(), node.lease.boot_id)], _unheard)\n",
+                "",
+            ),
+        ),
+    ),
+)

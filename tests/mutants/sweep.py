@@ -1,0 +1,89 @@
+"""Bugs of the sweep: what it lets lie, and what it touches that is merely slow."""
+
+from functools import partial
+from typing import Final
+
+from mutants.mutant import Mutant
+
+__all__ = ["SWEEP"]
+
+_TESTS = ("tests/supervisors/test_sweep.py",)
+
+_sweep = partial(Mutant, where="supervisors.sweep", tries=_TESTS)
+
+SWEEP: Final[tuple[Mutant, ...]] = (
+    _sweep(
+        name="one look is enough to touch a turn",
+        edits=(
+            (
+                "        self._suspects = [live for live, _ in self._in_trouble(page)]",
+                "        await self._see_to([live for live, _ in self._in_trouble(page)])",
+            ),
+        ),
+    ),
+    _sweep(
+        name="a turn that has moved between two looks is touched",
+        edits=((" and row.version == seen.row.version", ""),),
+    ),
+    _sweep(
+        name="orphans come back in the opposite order",
+        edits=(("key=lambda live: live.row.turn_id)", "key=lambda live: -live.row.turn_id)"),),
+    ),
+    _sweep(
+        name="the next turn is an orphan while its lease rides with the end of the one before",
+        edits=(("current.row.state in TERMINAL or ", ""),),
+    ),
+    _sweep(
+        name="a suspended turn comes back into the run of another",
+        edits=((" or live.row.state is TurnState.SUSPENDED)", ")"),),
+    ),
+    _sweep(
+        name="only the first page is ever looked through",
+        edits=(("if len(page) == PAGE_MAX else (0, 0)", "if False else (0, 0)"),),
+    ),
+    _sweep(
+        name="the first round of looks is the last",
+        edits=(("if len(page) == PAGE_MAX else (0, 0)", "if page else self._place"),),
+    ),
+    _sweep(
+        name="a commit on its way is nothing to stand on",
+        edits=((" or turn.row.version != live.row.version", ""),),
+    ),
+    _sweep(
+        name="a timer is nothing to stand on",
+        edits=(("        if turn.timer is not None and", "        if False and"),),
+    ),
+    _sweep(
+        name="an agent that rests is made to go on",
+        edits=((" and live.address.agent_id not in node.resting", ""),),
+    ),
+    _sweep(
+        name="what is held and stands on nothing is only said",
+        edits=(("            self._go_on(live)", "            pass"),),
+    ),
+    _sweep(
+        name="turns of agents that the runtime was not given are brought back",
+        edits=(("            if not self._reception.serves(address.agent_id):\n                continue\n", ""),),
+    ),
+    _sweep(
+        name="a look that fails is the last",
+        edits=(('.warning("sweep.failed", error=str(error))', ".warning(str(error))\n                return"),),
+    ),
+    _sweep(
+        name="a runtime that closes is still looked through",
+        edits=(
+            ("        if node.closing:\n            return\n", ""),
+            ("        if self._node.closing:\n            return\n", ""),
+        ),
+    ),
+    _sweep(
+        name="what is caught is told to nobody",
+        edits=(("            if node.points is not None:", "            if False:"),),
+    ),
+    Mutant(
+        name="a simulated world bears what the sweep catches",
+        where="testing.oracles",
+        tries=_TESTS,
+        edits=(("        elif point == CAUGHT:", "        elif False:"),),
+    ),
+)
