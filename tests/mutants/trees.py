@@ -139,7 +139,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     _table(
         name="a sweep that was held up kills at its first look",
         where="kernel.supervision.liveness",
-        edits=(("            health = TRANSITIONS[health, Sign.SILENCE]", "            health = Health.DEAD"),),
+        edits=(("TRANSITIONS[self.health, Sign.SILENCE], now)", "Health.DEAD, now)"),),
         point="3: a healthy one is reaped",
     ),
     _table(

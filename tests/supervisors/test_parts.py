@@ -160,6 +160,19 @@ async def test_who_waits_is_told_at_once_and_who_asks_again_gets_the_deliverable
         assert (await patiently(receipt.deliverable)).value == 7
 
 
+async def test_turns_under_a_crashed_writer_get_no_grace(path: Path) -> None:
+    """Nothing that they could end with would be written: they are cut off, and recovered."""
+    stage = Stage()
+    async with watched(Runtime(path, [stage.play], settings=Settings(synchronous="OFF", shutdown_s=60.0))) as runtime:
+        receipt = await runtime.tell("s", "play", 1)
+        await until(lambda: stage.attempts)
+        Bug(runtime)
+        await crashed(runtime)
+        stage.gate.set()
+
+        assert (await patiently(receipt.deliverable)).value == 1
+
+
 async def test_an_effect_is_not_repeated_and_one_under_way_is_in_doubt(path: Path) -> None:
     """As after a kill: what is recorded is answered from the record."""
     stage, called = Stage(), list[str]()
