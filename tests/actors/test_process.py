@@ -15,7 +15,8 @@ from turnkeeper.actors.process.spawned import Guard
 from turnkeeper.actors.process.worker import Worker
 from turnkeeper.kernel.errors import ShuttingDown
 from turnkeeper.kernel.supervision.child import Child, ChildSpec, Restart
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.kernel.supervision.intensity import Exceeded
+from turnkeeper.supervisors.supervisor import Supervisor
 
 READY = 'echo \'{"v":1,"type":"ready","incarnation":\'$TURNKEEPER_INCARNATION\'}\'; while read -r l; do :; done'
 

@@ -19,9 +19,9 @@ from turnkeeper.actors.process.life import Command
 from turnkeeper.actors.process.pool import Crew, Pool
 from turnkeeper.kernel.errors import ChildQuarantined
 from turnkeeper.kernel.supervision.desired import Desired, Verb
-from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.noted import decode_note
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.supervisor import Supervisor
 
 ONCE = Intensity(restarts_max=0)
 LATER = Intensity(pauses_s=(600.0,))

@@ -41,8 +41,8 @@ PARTS: Final[tuple[Mutant, ...]] = (
         where="actors.receipt",
         edits=(
             (
-                "        while (heir := self._node.heir) is not None and (heir.open or heir.failed):",
-                "        while (heir := None) is not None:",
+                "        if last is not self._node and (last.open or last.failed):",
+                "        if False:",
             ),
         ),
     ),

@@ -10,19 +10,23 @@ from looking import Said
 
 from turnkeeper.kernel.errors import (
     ChildNotStarted,
+    ChildNotWanted,
     ChildQuarantined,
     InvalidName,
     ShuttingDown,
+    StorageFailed,
     TooManyRestarts,
     UnknownChild,
     VerbRefused,
 )
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited, Restart
 from turnkeeper.kernel.supervision.desired import Desired, Verb
-from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
+from turnkeeper.kernel.supervision.noted import Note
 from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.supervisors.chronicle import Unrecorded
 from turnkeeper.supervisors.service import Service
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.supervisor import Supervisor
 
 CRASHED, NORMAL = Exit("crashed", normal=False), Exit("normal", normal=True)
 AT_ONCE = Intensity(restarts_max=1_000, pauses_s=(0.0,))
@@ -242,7 +246,7 @@ async def test_a_stop_during_spawning_wins() -> None:
         await quiet()
 
         assert children["a"].up == 0
-        with pytest.raises(ChildQuarantined):
+        with pytest.raises(ChildNotWanted, match="a is stopped; resume it first"):
             await asking
         assert supervisor.view().children[0].state == "idle"
 
@@ -281,9 +285,10 @@ async def test_a_child_that_cannot_be_started_stops_those_before_it(slow: str) -
     """A tree is up, or it is not."""
     children, specs, log = family("abc", slow=slow)
     children["c"].refuses = RuntimeError("no")
-    with pytest.raises((RuntimeError, ChildNotStarted)):
+    with pytest.raises(ChildNotStarted, match="c could not be started: RuntimeError") as told:
         async with Supervisor(specs).running():
             raise AssertionError
+    assert told.value.__cause__ is children["c"].refuses
 
     assert log == ["start a", "start b", "start c", "stop b", "stop a"]
     assert [child.up for child in children.values()] == [0, 0, 0]
@@ -320,6 +325,112 @@ async def test_pauses_are_kept_and_nobody_cuts_them_short(virtual_clock: Any) ->
 
         assert loop.time() - began == pytest.approx(60.0)
         assert children["a"].starts == 4
+
+
+async def test_a_pause_takes_back_a_restart_that_waits(virtual_clock: Any) -> None:
+    """Or it would be brought back although nobody wants that; a resumption starts it at once."""
+    children, specs, _ = family("a")
+    async with Supervisor(specs, intensity=Intensity(pauses_s=(30.0,))).running() as supervisor:
+        children["a"].fall()
+        waiting = asyncio.create_task(supervisor.ensure_running("a"))
+        await quiet()
+        await supervisor.tell("a", Verb.PAUSE)
+        with pytest.raises(ChildNotWanted, match="a is paused; resume it first"):
+            await waiting
+        await asyncio.sleep(100)
+        assert children["a"].up == 0
+        await supervisor.tell("a", Verb.RESUME)
+
+        assert children["a"].up == 1
+
+
+async def test_a_tree_that_is_cancelled_on_its_way_up_leaves_nothing(virtual_clock: Any) -> None:
+    """Neither a child nor a task."""
+    children, specs, _ = family("ab", slow="b")
+    children["b"].gate.clear()
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1), Supervisor(specs).running():
+            raise AssertionError
+
+    assert [child.up for child in children.values()] == [0, 0]
+    assert asyncio.all_tasks() == before
+
+
+class FullDisk(Unrecorded):
+    """Keeps nothing as long as it is full."""
+
+    full = True
+
+    async def say(self, path: str, verb: Verb, note: Note) -> Desired:
+        if self.full:
+            raise StorageFailed("agents.db", "the disk is full")
+        return await super().say(path, verb, note)
+
+
+async def test_a_quarantine_that_could_not_be_kept_is_ended_by_a_release_alone() -> None:
+    """What is wanted has one truth, whatever the disk does."""
+    children, specs, _ = family("a")
+    chronicle = FullDisk()
+    supervisor = Supervisor(specs, intensity=Intensity(restarts_max=1, pauses_s=(0.0,)), exceeded=Exceeded.QUARANTINE)
+    supervisor.adopt("tree", chronicle)
+    async with supervisor.running():
+        children["a"].fall()
+        children["a"].fall()
+        await quiet()
+        chronicle.full = False
+        with pytest.raises(VerbRefused):
+            await supervisor.tell("a", Verb.RESUME)
+        assert await supervisor.tell("a", Verb.RELEASE) is Desired.RUNNING
+
+        assert children["a"].up == 1
+
+
+async def test_a_child_that_is_removed_while_its_fall_waits_for_a_round_holds_nobody_up(virtual_clock: Any) -> None:
+    """Those behind it come back."""
+    children, specs, _ = family("ab")
+    pauses = Intensity(pauses_s=(30.0,))
+    async with Supervisor(specs, strategy=Strategy.REST_FOR_ONE, intensity=pauses).running() as supervisor:
+        children["a"].fall()
+        children["b"].fall()
+        await supervisor.remove("a")
+        await asyncio.gather(asyncio.sleep(300))
+
+        assert (children["a"].up, children["b"].up) == (0, 1)
+
+
+async def test_a_child_that_is_removed_while_it_is_told_something_stays_removed() -> None:
+    """And who told it hears so."""
+    children, specs, _ = family("a")
+    async with Supervisor(specs).running() as supervisor:
+        await supervisor.tell("a", Verb.STOP)
+        told = asyncio.create_task(supervisor.tell("a", Verb.RESUME))
+        await asyncio.sleep(0)
+        await supervisor.remove("a")
+        with pytest.raises(UnknownChild):
+            await told
+
+        assert children["a"].up == 0
+
+
+async def test_a_child_that_is_added_while_its_supervisor_comes_up_is_started() -> None:
+    """Once the others are."""
+    children, specs, log = family("ab", slow="a")
+    children["a"].gate.clear()
+    supervisor = Supervisor(specs[:1])
+    starting = supervisor.start(lambda _: None)
+    assert starting is not None
+    up = asyncio.ensure_future(starting)
+    await quiet()
+    supervisor.add(specs[1])
+    children["a"].gate.set()
+    await up
+    await quiet()
+
+    assert log == ["start a", "start b"]
+    assert children["b"].up == 1
+    if (stopping := supervisor.stop(1.0)) is not None:
+        await stopping
 
 
 async def test_several_that_fall_together_are_one_round() -> None:

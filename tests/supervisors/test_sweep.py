@@ -438,9 +438,11 @@ async def test_a_runtime_that_closes_is_not_looked_through(path: Path) -> None:
 
 
 async def test_none_is_made_where_the_setting_is_zero(path: Path) -> None:
-    """It ends at once."""
+    """Nothing looks."""
     async with Runtime(path, [], settings=FAST) as runtime:
-        await asyncio.wait_for(sweep_of(runtime).run(), 1)
+        upkeep = next(part for part in runtime.tree().children if part.name == "upkeep")
+
+        assert "sweep" not in [child.name for child in upkeep.children]
 
 
 def test_in_a_simulated_world_whatever_is_caught_ends_the_run() -> None:

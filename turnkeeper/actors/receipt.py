@@ -102,8 +102,11 @@ class Receipt:
         Raises:
             StorageFailed: that boot is on its way up.
         """
-        while (heir := self._node.heir) is not None and (heir.open or heir.failed):
-            self._node = heir
+        last = self._node
+        while last.heir is not None:
+            last = last.heir
+        if last is not self._node and (last.open or last.failed):
+            self._node = last
             if self._turn is not None and self._turn.deliverable is None:
                 self._turn = None
         if self._turn is None and not self._node.closing:

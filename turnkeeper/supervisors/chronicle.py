@@ -36,6 +36,10 @@ class Chronicle(Protocol):
         """
         ...
 
+    def hold(self, path: str, desired: Desired) -> None:
+        """Want this from now on in this runtime alone: it could not be kept."""
+        ...
+
     def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
         """Keep what has happened to a child; not waited for."""
         ...
@@ -55,8 +59,12 @@ class Unrecorded:
     async def say(self, path: str, verb: Verb, note: Note) -> Desired:
         """Remember it."""
         after, _ = verb_noted(path, self.desired(path), verb, note, at=0.0, boot_id=0)
-        self._desired[path] = after
+        self.hold(path, after)
         return after
+
+    def hold(self, path: str, desired: Desired) -> None:
+        """Remember it."""
+        self._desired[path] = desired
 
     def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
         """Keep nothing."""
@@ -91,6 +99,10 @@ class Recorded:
                 await node.persistence.commit(records)
                 self._desired[path] = after
             return after
+
+    def hold(self, path: str, desired: Desired) -> None:
+        """Remember it; the next verb is judged by it, and kept."""
+        self._desired[path] = desired
 
     def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
         """Hand a note to the writer, unless there were too many of this child lately."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from turnkeeper.actors.node import logger
-from turnkeeper.kernel.errors import ChildNotStarted
+from turnkeeper.kernel.errors import ChildNotStarted, ChildNotWanted, ChildQuarantined, SupervisionError
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Retired
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Intensity, Window
@@ -173,6 +173,14 @@ class Place:
             else:
                 waiter.set_exception(error)
 
+    def unwanted(self, path: str, why: str = "") -> SupervisionError:
+        """Return why the child is not started; `path` is the place's."""
+        if self.desired is Desired.RUNNING:
+            return ChildNotStarted(path, f"it has ended for good ({why})")
+        if self.desired is Desired.QUARANTINED:
+            return ChildQuarantined(path, why or "its events say why")
+        return ChildNotWanted(path, self.desired)
+
     def disarm(self) -> None:
         """Cancel the restart that waits for its pause, if one does."""
         if self.timer is not None:
@@ -202,10 +210,10 @@ def crash_of(error: BaseException) -> Exit:
     return Exit("crashed", normal=False, error=type(error).__name__)
 
 
-def not_started(path: str, ended: Exit, start: "asyncio.Future[None]") -> ChildNotStarted:
-    """Return why a start that was waited for has brought nothing up; what was raised is its cause."""
+def not_started(path: str, ended: Exit, raised: BaseException | None) -> ChildNotStarted:
+    """Return why a start has brought nothing up; what was raised is its cause."""
     error = ChildNotStarted(path, ended.error or ended.reason)
-    error.__cause__ = None if start.cancelled() else start.exception()
+    error.__cause__ = raised
     return error
 
 

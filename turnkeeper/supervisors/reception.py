@@ -66,17 +66,17 @@ class Reception:
 
     def want(self, agent_id: str, desired: Desired) -> None:
         """Let an agent go on, or start nothing more; what it must not go on with is taken back to its queue."""
-        held = [agent for agent in self.agents() if agent.address.agent_id == agent_id]
         if desired is Desired.RUNNING:
             self._node.resting.discard(agent_id)
-            for agent in held:
-                agent.proceed()
+        else:
+            self._node.resting.add(agent_id)
+        if desired is Desired.PAUSED:
             return
-        self._node.resting.add(agent_id)
-        if desired is not Desired.PAUSED:
-            for agent in held:
-                if agent.current is not None and agent.current.task is not None:
-                    agent.current.halt(Stop.SHUTDOWN)
+        for agent in [agent for agent in self.agents() if agent.address.agent_id == agent_id]:
+            if desired is Desired.RUNNING:
+                agent.proceed()
+            elif agent.current is not None and agent.current.task is not None:
+                agent.current.halt(Stop.SHUTDOWN)
 
     def agent(self, address: Address) -> SessionAgent | None:
         """Return the session agent at an address, None where it is not in memory."""

@@ -71,10 +71,10 @@ class Rounds:
     async def _run(self) -> None:
         fallen, self._fallen = self._fallen, []
         names = [*self._places]
-        of_each = (affected(self._strategy, names, place.spec.name) for place, _ in fallen)
+        of_each = (affected(self._strategy, names, place.spec.name) for place, _ in fallen if place.spec.name in names)
         anew = {name for names_ in of_each for name in names_}
         await self._take_down([self._places[name] for name in reversed(names) if name in anew])
-        self._owed.update(place.spec.name for place, _ in fallen)
+        self._owed.update(place.spec.name for place, _ in fallen if place.spec.name in names)
         await asyncio.sleep(max(due_at for _, due_at in fallen) - asyncio.get_running_loop().time())
         await self._bring_up()
 

@@ -1,7 +1,7 @@
 """The runtime: the root that owns a store, its writer and its session agents."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,9 +19,9 @@ from turnkeeper.kernel.address import address, check_key
 from turnkeeper.kernel.errors import ChildNotStarted, ShuttingDown, StorageFailed
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.settings import Settings
-from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Restart
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit
 from turnkeeper.kernel.supervision.desired import Desired
-from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.liveness import Limits
 from turnkeeper.kernel.supervision.strategy import Strategy
 from turnkeeper.supervisors.agents import Agents
@@ -36,7 +36,7 @@ from turnkeeper.supervisors.reception import Reception
 from turnkeeper.supervisors.service import Service
 from turnkeeper.supervisors.staffs import Staffs
 from turnkeeper.supervisors.storms import Storms
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.supervisor import Supervisor
 from turnkeeper.supervisors.sweep import Sweep
 from turnkeeper.supervisors.tending import AGENTS, PROCESSES, TREE, Tending
 from turnkeeper.supervisors.upkeep import beat, retain
@@ -95,8 +95,8 @@ class Runtime(Inspection, Operation, Tending):
             store: the database file, made where it does not exist; or a store of your own.
             agents: what `@agent` made; of an agent given in several versions, the newest last. Live turns of agents not
                 given here stay queued.
-            children: actors, services and trees of yours, started last and stopped first. One that falls more often
-                than is borne is put away; its path is `tree/` and its name.
+            children: actors, services and trees of yours, started after the agents and stopped before them. One that
+                falls more often than is borne is put away; its path is `tree/` and its name.
             intensity: how many restarts of each child are borne.
             settings: limits and durations.
             clock: wall time, for tests and simulations.
@@ -116,7 +116,7 @@ class Runtime(Inspection, Operation, Tending):
         self._reception = Reception(self._agents)
         self._chronicle: Chronicle = Unrecorded()
         self._own = Own()
-        self._processes = self._staffs = Staffs(chance=self._chance.random)
+        self._processes = Staffs(chance=self._chance.random)
         self._tree = Supervisor(children, intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
         silence = Limits(silent_s=self._settings.participant_silent_s, grace_s=self._settings.participant_grace_s)
         self.participants = Participants(silence)
@@ -127,30 +127,34 @@ class Runtime(Inspection, Operation, Tending):
 
     def _parts(self) -> list[ChildSpec]:
         """Return what a runtime consists of: each part stands on those before it, and falls and comes up with them."""
-        upkeep = [ChildSpec(name="beat", child=Service(lambda: beat(self._present_node())))]
-        if isinstance(self._clock, SystemClock):  # in virtual time nothing is late
-            upkeep.append(ChildSpec(name="lag", child=Service(self._watch_lag), restart=Restart.TRANSIENT))
-        care = []
-        if self._settings.retention_s:
-            care.append(ChildSpec(name="retention", child=Service(self._retain), restart=Restart.TRANSIENT))
-        if self._settings.sweep_s:
-            care.append(
-                ChildSpec(name="sweep", child=Service(lambda: Sweep(self._present_node(), self._reception).run()))
-            )
         agents = Agents(self._reception, self._present_node, self._take_up)
         parts = [
             ChildSpec(name="writer", child=Writer(self._store, self._settings, self._boot, self._reception.abandon)),
-            ChildSpec(name="upkeep", child=Supervisor(upkeep, chance=self._chance.random)),
             ChildSpec(name=PROCESSES, child=self._processes),  # before the agents, whose last turns they still run
             ChildSpec(name=AGENTS, child=agents, shutdown_s=self._settings.shutdown_s),
-            ChildSpec(name="care", child=Supervisor(care, chance=self._chance.random)),
             ChildSpec(name=TREE, child=self._tree),
             ChildSpec(name=PARTICIPANTS, child=self.participants),
         ]
         if isinstance(self._store, SqliteStore):
             may_be_asked = verbs(self) | participant_verbs(self.participants)
             parts.append(ChildSpec(name="door", child=Door(Path(self._store.path), may_be_asked)))
-        return parts
+        upkeep = Supervisor(self._upkeep(), chance=self._chance.random)
+        return [*parts, ChildSpec(name="upkeep", child=upkeep)]  # last: nothing stands on it
+
+    def _upkeep(self) -> list[ChildSpec]:
+        settings = self._settings
+        late = isinstance(self._clock, SystemClock)  # virtual time never is
+        wanted: list[tuple[str, bool, Callable[[Node], Coroutine[Any, Any, object]]]] = [
+            ("beat", True, beat),
+            ("lag", late and settings.lag_s > 0, self._watch_lag),
+            ("sweep", settings.sweep_s > 0, lambda node: Sweep(node, self._reception).run()),
+            ("retention", settings.retention_s > 0, lambda node: retain(node, self.prune)),
+        ]
+
+        def service(work: Callable[[Node], Coroutine[Any, Any, object]]) -> Service:
+            return Service(lambda: work(self._present_node()))
+
+        return [ChildSpec(name=name, child=service(work)) for name, needed, work in wanted if needed]
 
     def _file(self, path: str | Path) -> Store:
         store_id, created_at = self._chance.token(), self._clock.time()
@@ -292,7 +296,7 @@ class Runtime(Inspection, Operation, Tending):
             self._chance,
             self._reception.rest,
             self._reception.agent,
-            self._staffs.staff,
+            self._processes.staff,
             self._points,
             before=self._node,
         )
@@ -318,12 +322,8 @@ class Runtime(Inspection, Operation, Tending):
             self._node.fail(StorageFailed(self._store.path, reason))
             self._node.log.error("runtime.gave_up", path=self._store.path, part=ended.error)
 
-    async def _watch_lag(self) -> None:
-        node = self._present_node()
+    async def _watch_lag(self, node: Node) -> None:
         await LagProbe(node.settings.lag_s, node.log, self._turn_of).run()
-
-    async def _retain(self) -> None:
-        await retain(self._present_node(), lambda: self.prune(older_than_s=self._settings.retention_s))
 
     def _turn_of(self, task: asyncio.Task[Any]) -> dict[str, Any]:
         """Return whose turn a task belongs to, for logs: as its handler's own, or as one in which its step runs."""

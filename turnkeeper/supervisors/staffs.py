@@ -3,8 +3,8 @@
 from collections.abc import Awaitable
 
 from turnkeeper.kernel.supervision.child import ChildSpec, Exited, Staff
-from turnkeeper.kernel.supervision.intensity import Intensity
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
+from turnkeeper.supervisors.supervisor import Supervisor
 
 __all__ = ["Staffs"]
 

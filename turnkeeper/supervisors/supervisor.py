@@ -15,7 +15,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from itertools import islice
 
 from turnkeeper.actors.node import logger
@@ -29,7 +28,7 @@ from turnkeeper.kernel.errors import (
 )
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited
 from turnkeeper.kernel.supervision.desired import Desired, Verb
-from turnkeeper.kernel.supervision.intensity import Intensity, Window
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity, Window
 from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, note_of_exit
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy
@@ -39,13 +38,6 @@ from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of, not_
 from turnkeeper.supervisors.rounds import Rounds
 
 __all__ = ["Exceeded", "Supervisor"]
-
-
-class Exceeded(StrEnum):
-    """What becomes of a child that falls more often than is borne."""
-
-    ESCALATE = "escalate"  # all children stop, and the parent decides about this supervisor, as about any child
-    QUARANTINE = "quarantine"  # that child is put away until it is released; the others go on
 
 
 class Supervisor:
@@ -95,7 +87,7 @@ class Supervisor:
         self._early: list[tuple[Place, Exit]] = []
         self._resumed: list[Place] = []
         self._rounds = Rounds(strategy, self._places, self._retry)
-        self._giving_up: asyncio.Task[None] | None = None
+        self._giving_up: set[asyncio.Task[None]] = set()
         for spec in children:
             self._take(spec)
 
@@ -111,7 +103,7 @@ class Supervisor:
         """Start every child that is wanted, in order; the first that cannot be started stops the others again.
 
         Raises:
-            Exception: what that child raised, now or by what is returned.
+            ChildNotStarted: now, or by what is returned; what that child raised is its cause.
         """
         self._told, self._open = exited, False
         self._window.clear()
@@ -133,14 +125,13 @@ class Supervisor:
             TooManyRestarts: it has given up.
         """
         given_up: list[Exit] = []
-        starting = self.start(given_up.append)
-        if starting is not None:
-            await starting
         try:
+            if (starting := self.start(given_up.append)) is not None:
+                await starting
             yield self
         finally:
-            if self._giving_up is not None:
-                await asyncio.wait([self._giving_up])
+            if self._giving_up:
+                await asyncio.wait(self._giving_up)
             stopping = self.stop(0.0)
             if stopping is not None:
                 await stopping
@@ -156,12 +147,13 @@ class Supervisor:
             try:
                 starting = place.begin()
             except Exception as error:  # noqa: BLE001 - raised below, once the others are down again
-                failed = error
+                failed = not_started(self._path_of(place), crash_of(error), error)
             else:
                 if starting is not None:
                     yield place, starting
                 if place.slot.state is SlotState.IDLE and place.ended is not None and starting is not None:
-                    failed = not_started(self._path_of(place), place.ended, starting)
+                    raised = None if starting.cancelled() else starting.exception()
+                    failed = not_started(self._path_of(place), place.ended, raised)
             if failed is not None:
                 yield from self._stopping_all()
                 raise failed
@@ -186,12 +178,13 @@ class Supervisor:
 
         Raises:
             UnknownChild, ShuttingDown: there is no such child, or no supervisor any more.
-            ChildQuarantined: it is put away.
+            ChildQuarantined, ChildNotWanted: it is put away, or was told to rest.
+            ChildNotStarted: it has ended, and is not brought back.
         """
         place = self._place(name)
         await self._rounds.over()
         if place.desired is not Desired.RUNNING:
-            raise ChildQuarantined(self._path_of(place), place.desired)
+            raise place.unwanted(self._path_of(place))
         if place.slot.state is SlotState.RUNNING:
             return
         if not self._open:
@@ -201,9 +194,10 @@ class Supervisor:
         await waiter
 
     async def tell(self, name: str, verb: Verb, reason: str = "", *, by: str = "") -> Desired:
-        """Say what is wanted of a child, recorded; return what is wanted of it now, once that is so.
+        """Say what is wanted of a child, recorded; return what is wanted of it now.
 
-        Stopping and quarantine end it, within its `shutdown_s`; resuming and releasing start it, with a fresh window.
+        Stopping and quarantine return once it is down, within its `shutdown_s`. Resuming and releasing start it, with a
+        fresh window, and do not wait for that (`ensure_running` does). Pausing takes back a restart that waits.
 
         Raises:
             UnknownChild: there is no such child.
@@ -212,14 +206,21 @@ class Supervisor:
         """
         place = self._place(name)
         place.desired = desired = await self._chronicle.say(self._path_of(place), verb, Note(reason, by=by))
+        if self._places.get(name) is not place:
+            raise UnknownChild(name, "others; it was removed meanwhile")
         if desired is Desired.RUNNING:
             if place.window is not None:
                 place.window.clear()
             await self._rounds.over()
             self._want(place)
-        elif desired is not Desired.PAUSED:
-            place.settle(ChildQuarantined(self._path_of(place), reason or desired))
-            await place.over(place.end())
+            return place.desired
+        place.disarm()
+        if desired is not Desired.PAUSED:
+            stopping = place.end()
+            place.settle(place.unwanted(self._path_of(place), reason))
+            await place.over(stopping)
+        elif place.slot.state is SlotState.IDLE:
+            place.settle(place.unwanted(self._path_of(place)))
         return place.desired
 
     def add(self, spec: ChildSpec) -> None:
@@ -230,8 +231,8 @@ class Supervisor:
         """
         place = self._take(spec)
         self._adopted(place)
-        if self._open and place.desired is Desired.RUNNING:
-            self._retry(place)
+        if place.desired is Desired.RUNNING:
+            self._want(place)
 
     async def remove(self, name: str) -> None:
         """Stop a child and forget it.
@@ -244,7 +245,7 @@ class Supervisor:
         place.desired = Desired.STOPPED
         await place.over(place.end())
         place.retire()
-        del self._places[name]
+        self._places.pop(name, None)
 
     def child(self, name: str) -> ChildSpec:
         """Return a child's spec.
@@ -292,7 +293,7 @@ class Supervisor:
     def _decide(self, place: Place, exit_: Exit) -> None:
         """Bring a child back, or not."""
         if place.desired is not Desired.RUNNING or not place.spec.restart.wanted(normal=exit_.normal):
-            place.settle(ChildQuarantined(self._path_of(place), exit_.reason))
+            place.settle(place.unwanted(self._path_of(place), exit_.reason))
             return
         window = self._window
         if self.exceeded is Exceeded.QUARANTINE:
@@ -339,17 +340,21 @@ class Supervisor:
         if self.exceeded is Exceeded.QUARANTINE:
             place.desired = Desired.QUARANTINED
             place.settle(ChildQuarantined(path, str(error)))
-            self._giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
+            giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
         else:
             self._open = False
             self._note(place, ChildEventKind.ESCALATED, Note(str(error)))
-            self._giving_up = asyncio.get_running_loop().create_task(self._give_up(place, error))
+            giving_up = asyncio.get_running_loop().create_task(self._give_up(place, error))
+        self._giving_up.add(giving_up)
+        giving_up.add_done_callback(self._giving_up.discard)
 
     async def _put_away(self, place: Place, why: str) -> None:
+        path = self._path_of(place)
         try:
-            await self._chronicle.say(self._path_of(place), Verb.QUARANTINE, Note(why, by=self.path))
-        except TurnkeeperError as error:  # it stays down in this runtime all the same
-            logger().error("child.quarantine_not_kept", path=self._path_of(place), error=str(error))
+            place.desired = await self._chronicle.say(path, Verb.QUARANTINE, Note(why, by=self.path))
+        except TurnkeeperError as error:
+            self._chronicle.hold(path, Desired.QUARANTINED)
+            logger().error("child.quarantine_not_kept", path=path, error=str(error))
 
     async def _give_up(self, place: Place, error: TooManyRestarts) -> None:
         place.settle(error)

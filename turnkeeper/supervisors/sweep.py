@@ -56,9 +56,9 @@ class Sweep:
         self.orphaned = self.stalled = 0
 
     async def run(self) -> None:
-        """Look every `sweep_s`, until cancelled; 0 means never."""
-        while sweep_s := self._node.settings.sweep_s:
-            await asyncio.sleep(sweep_s)
+        """Look every `sweep_s`, until cancelled."""
+        while True:
+            await asyncio.sleep(self._node.settings.sweep_s)
             try:
                 await self.look()
             except TurnkeeperError as error:

@@ -6,6 +6,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from turnkeeper.actors.node import Node
+from turnkeeper.actors.session import SessionAgent
 from turnkeeper.kernel.errors import UnknownChild
 from turnkeeper.kernel.lookback.past import listed
 from turnkeeper.kernel.rows import Rows
@@ -15,6 +16,7 @@ from turnkeeper.kernel.supervision.view import ChildView, Look
 from turnkeeper.supervisors.chronicle import Chronicle
 from turnkeeper.supervisors.participants import Participants
 from turnkeeper.supervisors.reception import Reception
+from turnkeeper.supervisors.staffs import Staffs
 from turnkeeper.supervisors.supervisor import Supervisor
 
 __all__ = ["AGENTS", "PROCESSES", "TREE", "Tending"]
@@ -32,7 +34,7 @@ class Tending(ABC):
 
     _reception: Reception
     _tree: Supervisor
-    _processes: Supervisor
+    _processes: Staffs
     _root: Supervisor
     participants: Participants
     _chronicle: Chronicle
@@ -41,23 +43,31 @@ class Tending(ABC):
     def _open_node(self) -> Node:
         """Return the node; raise what says why there is none."""
 
+    @abstractmethod
+    def _present_node(self) -> Node:
+        """Return the node of this boot, open or not."""
+
     def tree(self) -> ChildView:
         """Return the whole tree as it stands.
 
         That is the runtime's own parts, and under them agents with their mailboxes, worker processes, participants, and
         the children given to the runtime.
 
+        Also of a runtime whose writer is coming up again, or that has given up.
+
         Raises:
-            ShuttingDown: the runtime is not open.
+            ShuttingDown: the runtime has never been entered.
         """
-        node = self._open_node()
-        agents = [self._agent(node, agent_id) for agent_id in self._reception.names()]
+        node = self._present_node()
+        held: dict[str, list[SessionAgent]] = {agent_id: [] for agent_id in self._reception.names()}
+        for agent in self._reception.agents():
+            held[agent.address.agent_id].append(agent)
+        agents = [self._agent(node, agent_id, of_it) for agent_id, of_it in held.items()]
         root = self._root.view("runtime")
         parts = [replace(part, children=agents) if part.name == AGENTS else part for part in root.children]
         return replace(root, kind="runtime", incarnation=node.lease.boot_id, children=parts)
 
-    def _agent(self, node: Node, agent_id: str) -> ChildView:
-        held = [agent for agent in self._reception.agents() if agent.address.agent_id == agent_id]
+    def _agent(self, node: Node, agent_id: str, held: list[SessionAgent]) -> ChildView:
         running = [turn for agent in held if (turn := agent.current) is not None and turn.task is not None]
         now = node.loop.time()
         waiting = sum(len(agent.open_turns()) for agent in held) - len(running)

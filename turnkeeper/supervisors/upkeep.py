@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 from turnkeeper.actors.node import Node
-from turnkeeper.kernel.errors import ShuttingDown, TurnkeeperError
+from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.records import NodeBeat
 
 __all__ = ["beat", "retain"]
@@ -31,14 +31,14 @@ async def beat(node: Node) -> NoReturn:
             node.log.warning("node.beat_failed", error=str(error))
 
 
-async def retain(node: Node, prune: Callable[[], Awaitable[int]]) -> None:
-    """Prune what is older than `retention_s`, again and again; ends when the runtime closes."""
-    while not node.closing:
+async def retain(node: Node, prune: Callable[..., Awaitable[int]]) -> NoReturn:
+    """Prune what is older than `retention_s`, again and again."""
+    retention_s = node.settings.retention_s
+    while True:
         try:
-            if pruned := await prune():
+            if pruned := await prune(older_than_s=retention_s):
                 node.log.info("store.pruned", turns=pruned)
-        except ShuttingDown:
-            return
         except TurnkeeperError as error:
-            node.log.warning("store.prune_failed", error=str(error))
-        await asyncio.sleep(min(max(node.settings.retention_s / 10, 1.0), _RETAIN_EVERY_S))
+            if not node.closing:
+                node.log.warning("store.prune_failed", error=str(error))
+        await asyncio.sleep(min(max(retention_s / 10, 1.0), _RETAIN_EVERY_S))

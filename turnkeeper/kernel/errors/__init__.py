@@ -20,7 +20,7 @@ TurnkeeperError
 |-- SupervisionError           a child cannot be started, kept, or told what it was told
 |   |-- StaleIncarnation, UnknownChild, VerbRefused
 |   |-- NotJoined, StaleConnection, TooManyParticipants
-|   `-- ChildNotStarted, ChildQuarantined, TooManyRestarts, ProcessDied, LetterDead
+|   `-- ChildNotStarted, ChildNotWanted, ChildQuarantined, TooManyRestarts, ProcessDied, LetterDead
 `-- StorageError               the file, not the caller
     `-- StorageFailed, StoreInUse, SchemaTooNew, KeyTaken
 """
@@ -69,6 +69,7 @@ from turnkeeper.kernel.errors.storage import (
 )
 from turnkeeper.kernel.errors.supervision import (
     ChildNotStarted,
+    ChildNotWanted,
     ChildQuarantined,
     LetterDead,
     NotJoined,
@@ -105,6 +106,7 @@ __all__ = [
     "ActorBusy",
     "ActorStopped",
     "ChildNotStarted",
+    "ChildNotWanted",
     "ChildQuarantined",
     "ClaimDenied",
     "ContractChanged",

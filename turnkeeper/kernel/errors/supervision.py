@@ -6,6 +6,7 @@ from turnkeeper.kernel.errors.base import SupervisionError
 
 __all__ = [
     "ChildNotStarted",
+    "ChildNotWanted",
     "ChildQuarantined",
     "LetterDead",
     "NotJoined",
@@ -62,6 +63,15 @@ class ChildQuarantined(SupervisionError):
     path: str
     reason: str
     says = "{path} is quarantined: {reason}; release it once it is mended"
+
+
+@dataclass(eq=False)
+class ChildNotWanted(SupervisionError):
+    """Somebody has paused or stopped the child. Resume it."""
+
+    path: str
+    desired: str
+    says = "{path} is {desired}; resume it first"
 
 
 @dataclass(eq=False)

@@ -2,10 +2,18 @@
 
 import math
 from collections import deque
+from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Intensity", "Window"]
+__all__ = ["Exceeded", "Intensity", "Window"]
+
+
+class Exceeded(StrEnum):
+    """What becomes of a child that falls more often than is borne."""
+
+    ESCALATE = "escalate"  # all children stop, and the parent decides about this supervisor, as about any child
+    QUARANTINE = "quarantine"  # that child is put away until it is released; the others go on
 
 
 class Intensity(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,9 +11,9 @@ from typing import Final
 from turnkeeper.kernel.errors import SupervisionError, TooManyRestarts
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited, Restart
 from turnkeeper.kernel.supervision.desired import Desired, Verb
-from turnkeeper.kernel.supervision.intensity import Intensity
+from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.strategy import Strategy
-from turnkeeper.supervisors.supervisor import Exceeded, Supervisor
+from turnkeeper.supervisors.supervisor import Supervisor
 from turnkeeper.testing.violated import Violated
 from turnkeeper.testing.world import World
 
