@@ -15,13 +15,13 @@ PARTS: Final[tuple[Mutant, ...]] = (
     _part(
         name="a writer that crashed is not started anew",
         where="supervisors.writer",
-        edits=(("                self._exited(crash_of(error))\n", "                pass\n"),),
+        edits=(("            self._exited(crash_of(error))\n", "            pass\n"),),
         point="10: moved to a state that nothing resumes",
     ),
     _part(
         name="who waits for a deliverable is not told that the writer crashed",
         where="supervisors.writer",
-        edits=(("            self._crashed(failed)\n", ""),),
+        edits=(("        self._crashed(failed)\n", ""),),
     ),
     _part(
         name="a boot begins beside the turns of the one before",
@@ -76,7 +76,7 @@ PARTS: Final[tuple[Mutant, ...]] = (
     _part(
         name="turns are cut off by a crashed writer only after their grace",
         where="supervisors.agents",
-        edits=(("0.0 if node.failed else shutdown_s", "shutdown_s"),),
+        edits=(("0.0 if node.failed else node.settings.shutdown_s", "node.settings.shutdown_s"),),
     ),
     _part(
         name="an orderly end looks like a crash in the store",

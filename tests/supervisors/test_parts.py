@@ -12,12 +12,13 @@ from looking import check_invariants, rows, until
 
 from turnkeeper import Effect, OnDoubt, Receipt, Runtime, Settings, Turn, agent, tool
 from turnkeeper.actors.store.sqlite import SqliteStore
-from turnkeeper.kernel.errors import ShuttingDown, StorageFailed
+from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, StoreInUse
 from turnkeeper.kernel.supervision.child import ChildSpec
 from turnkeeper.kernel.supervision.desired import Verb
 from turnkeeper.kernel.supervision.intensity import Intensity
 from turnkeeper.kernel.supervision.view import ChildView
 from turnkeeper.supervisors.service import Service
+from turnkeeper.supervisors.supervisor import Supervisor
 
 QUICK = Settings(synchronous="OFF", shutdown_s=0.02, insist_s=0.05)
 
@@ -346,22 +347,23 @@ async def test_an_upkeep_that_gives_up_again_and_again_touches_no_turn(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing stands on it."""
-    stage, beats = Stage(), list[int]()
+    stage, prunings = Stage(), list[int]()
 
-    async def beat(node: object) -> None:
-        beats.append(1)
-        if len(beats) < 5:
+    async def retain(node: object, prune: object) -> None:
+        prunings.append(1)
+        if len(prunings) < 5:
             raise ArithmeticError
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("turnkeeper.supervisors.runtime.beat", beat)
-    runtime = Runtime(path, [stage.play], settings=QUICK)
+    monkeypatch.setattr("turnkeeper.supervisors.runtime.retain", retain)
+    runtime = Runtime(path, [stage.play], settings=Settings(synchronous="OFF", shutdown_s=0.02, retention_s=1.0))
     upkeep = runtime._root.child("upkeep").child
-    upkeep.intensity = runtime._root.intensity = Intensity(restarts_max=1, pauses_s=(0.0,))
+    assert isinstance(upkeep, Supervisor)
+    upkeep.intensity = Intensity(restarts_max=1, pauses_s=(0.0,))
     runtime._root.intensity = Intensity(restarts_max=10, pauses_s=(0.0,))
     async with watched(runtime):
         receipt = await runtime.tell("s", "play", 1)
-        await until(lambda: len(beats) == 5)
+        await until(lambda: len(prunings) == 5)
         stage.gate.set()
 
         assert (await receipt.deliverable()).value == 1
@@ -393,27 +395,163 @@ async def test_a_receipt_goes_on_over_a_boot_that_never_opened(path: Path) -> No
         assert part(runtime, "writer").incarnation == 3
 
 
-async def test_a_heartbeat_that_crashes_is_brought_back_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No turn hears of it."""
+@pytest.mark.parametrize(
+    "end", [asyncio.CancelledError(), BaseExceptionGroup("many", [KeyError()]), GeneratorExit(), None, "unsayable"]
+)
+async def test_however_a_writer_ends_everybody_is_told_and_it_comes_back(path: Path, end: object) -> None:
+    """Also where what it raised is no exception of programs, cannot be said, or is not raised at all."""
+
+    class UnsayableError(Exception):
+        def __str__(self) -> str:
+            raise ArithmeticError
+
+    stage = Stage()
+    stage.gate.set()
+    async with watched(Runtime(path, [stage.play], settings=QUICK)) as runtime:
+        apply, left = runtime._store.apply, [UnsayableError() if end == "unsayable" else end]
+
+        async def ending(points: Any) -> Any:
+            if not left:
+                return await apply(points)
+            how = left.pop()
+            if isinstance(how, BaseException):
+                raise how
+            return None
+
+        runtime._store.apply = ending  # type: ignore[method-assign]
+        with anyio.fail_after(5), pytest.raises(StorageFailed, match="the writer has crashed"):
+            await runtime.tell("s", "play", 1, key="k")
+        receipt = await patiently(lambda: runtime.tell("s", "play", 1, key="k"))
+
+        assert (await patiently(receipt.deliverable)).value == 1
+
+
+async def test_a_runtime_whose_every_task_is_cancelled_still_closes(path: Path) -> None:
+    """The usual recipe of programs that end in a hurry."""
+    stage = Stage()
+    runtime = Runtime(path, [stage.play], settings=QUICK)
+    before = asyncio.all_tasks()
+    await runtime.__aenter__()
+    await runtime.tell("s", "play", 1)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    with anyio.fail_after(5):
+        await runtime.aclose()
+    async with Runtime(path, [stage.play], settings=QUICK):
+        pass
+
+
+async def test_a_writer_that_falls_while_the_runtime_starts_leaves_nothing_behind(path: Path) -> None:
+    """Whoever enters is told; the file is free."""
+    stage = Stage()
+    entered, runtime = asyncio.Event(), Runtime(path, [stage.play], settings=QUICK)
+
+    class Slow:
+        def start(self, exited: object) -> Any:
+            return self._start()
+
+        async def _start(self) -> None:
+            entered.set()
+            Bug(runtime)
+            with pytest.raises(StorageFailed):
+                await runtime._node.persistence.commit([])
+
+        def stop(self, shutdown_s: float) -> None:
+            return None
+
+    runtime._tree.add(ChildSpec(name="slow", child=Slow()))
+    before = asyncio.all_tasks()
+    with pytest.raises(StorageFailed):
+        await runtime.__aenter__()
+    assert entered.is_set()
+    assert asyncio.all_tasks() == before
+    async with Runtime(path, [stage.play], settings=QUICK):
+        pass
+
+
+async def test_a_child_that_cannot_be_started_with_the_next_writer_falls_alone(path: Path) -> None:
+    """It is put away; its neighbours, and the runtime, go on."""
+    stage, starts = Stage(), list[int]()
+
+    class Fragile:
+        def start(self, exited: object) -> None:
+            starts.append(1)
+            if len(starts) > 1:
+                raise OSError("no port left")
+
+        def stop(self, shutdown_s: float) -> None:
+            return None
+
+    async def steady() -> None:
+        await asyncio.Event().wait()
+
+    children = [ChildSpec(name="fragile", child=Fragile()), ChildSpec(name="steady", child=Service(steady))]
+    borne = Intensity(restarts_max=3, pauses_s=(0.0,))
+    runtime = Runtime(path, [stage.play], children=children, intensity=borne, settings=QUICK)
+    async with watched(runtime):
+        Bug(runtime)
+        await crashed(runtime)
+        await until(lambda: runtime.desired("tree/fragile") == "quarantined")
+        shown = {child.name: child.state for child in part(runtime, "tree").children}
+
+        assert shown == {"fragile": "idle", "steady": "running"}
+        assert len(starts) == 5
+        assert part(runtime, "tree").incarnation == 2
+
+
+async def test_a_child_whose_stop_never_ends_does_not_keep_the_writer_down(path: Path) -> None:
+    """It is named and left to itself, a second after its time."""
+    stage, released = Stage(), asyncio.Event()
+
+    class Endless:
+        def start(self, exited: object) -> None:
+            return None
+
+        def stop(self, shutdown_s: float) -> Any:
+            return released.wait()
+
+    children = [ChildSpec(name="endless", child=Endless(), shutdown_s=0.01)]
+    async with Runtime(path, [stage.play], children=children, settings=QUICK) as runtime:
+        Bug(runtime)
+        await crashed(runtime)
+        assert runtime.statistics().boot_id == 2
+        released.set()
+
+
+async def test_a_runtime_that_is_entered_twice_refuses_and_goes_on(path: Path) -> None:
+    """The first one is untouched."""
+    stage = Stage()
+    stage.gate.set()
+    async with Runtime(path, [stage.play], settings=QUICK) as runtime:
+        with pytest.raises(StoreInUse, match="this very runtime"):
+            await runtime.__aenter__()
+        assert (await runtime.ask("s", "play", 1)).value == 1
+    async with runtime:
+        assert (await runtime.ask("s", "play", 2)).value == 2
+
+
+async def test_a_heartbeat_that_crashes_is_a_boot_that_crashes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A boot that could not say that it lives must not work on."""
     stage = Stage()
     beats: list[int] = []
+    crash = asyncio.Event()
 
     async def beat(node: object) -> None:
         beats.append(1)
         if len(beats) == 1:
+            await crash.wait()
             raise ArithmeticError
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("turnkeeper.supervisors.runtime.beat", beat)
+    monkeypatch.setattr("turnkeeper.supervisors.writer.beat", beat)
     async with watched(Runtime(path, [stage.play], settings=QUICK)) as runtime:
-        receipt = await runtime.tell("s", "play", 1)
+        crash.set()
         await until(lambda: len(beats) == 2)
+        receipt = await patiently(lambda: runtime.tell("s", "play", 1))
         stage.gate.set()
 
         assert (await receipt.deliverable()).value == 1
-        assert stage.attempts == [(1, 1)]
-        assert part(runtime, "agents").incarnation == 1
-        await until(lambda: rows(path, "SELECT path FROM child_events") == [("upkeep/beat",)] * 2)
+        assert part(runtime, "writer").incarnation == 2
 
 
 async def test_a_runtime_that_cannot_start_raises_what_it_was_and_leaves_nothing(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -270,7 +271,8 @@ async def test_a_child_that_falls_while_it_is_being_stopped_is_down_once_the_sto
     children, specs, log = family("a", slow="a")
     async with Supervisor(specs).running() as supervisor:
         stopping = asyncio.create_task(supervisor.tell("a", Verb.STOP))
-        await asyncio.sleep(0)
+        while "stop a" not in log:
+            await checkpoint()
         children["a"].fall()
         await supervisor.tell("a", Verb.RESUME)
         await stopping
@@ -511,6 +513,22 @@ async def test_a_service_that_ends_by_itself_comes_back_until_it_is_enough(raise
     assert isinstance(error, TooManyRestarts)
 
 
+async def test_a_service_that_crashes_is_named_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its function; what has no name, by its type."""
+    said = Said()
+    monkeypatch.setattr("turnkeeper.supervisors.service.logger", lambda: said)
+
+    async def fetch(url: str = "") -> None:
+        raise ValueError(url)
+
+    await looped(fetch)
+    await looped(partial(fetch, "https://example.org?key=secret"))
+
+    assert [fields["work"].rpartition(".")[2] for fields in said.of("service.crashed")] == ["fetch"] * 2 + [
+        "partial"
+    ] * 2
+
+
 async def test_a_service_is_cancelled_and_has_its_last_words() -> None:
     said = []
 
@@ -547,4 +565,5 @@ async def test_a_service_that_will_not_stop_holds_nobody_up(monkeypatch: pytest.
         released.set()
         await quiet()
 
-    assert [event for event, _ in said.lines] == ["service.would_not_stop"]
+    (left,) = said.of("service.would_not_stop")
+    assert left["work"].endswith("deaf")

@@ -189,6 +189,40 @@ async def test_a_suspended_turn_does_not_come_back_into_the_run_of_another(path:
         assert (sweep.orphaned, runtime.statistics().suspended) == (1, 1)
 
 
+async def test_a_commit_that_can_be_read_before_its_writer_says_so_is_waited_for(path: Path, said: Said) -> None:
+    """On a disk that stalls in a checkpoint, say: the lease stands, and the actor has not heard of it yet."""
+    begun: list[int] = []
+
+    @agent("billing")
+    async def billing(turn: Turn) -> int:
+        begun.append(turn.attempt)
+        return turn.turn_id
+
+    async with Runtime(path, [billing], settings=FAST) as runtime:
+        sweep, apply, gate, seen = sweep_of(runtime), runtime._store.apply, asyncio.Event(), asyncio.Event()
+
+        async def late(points: Any) -> Any:
+            rejected = await apply(points)
+            seen.set()
+            await gate.wait()
+            return rejected
+
+        runtime._store.apply = late  # type: ignore[method-assign]
+        telling = asyncio.create_task(runtime.ask("s", "billing", 1))
+        await seen.wait()
+        await sweep.look()
+        looking = asyncio.create_task(looks(sweep, 3))
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        gate.set()
+        await looking
+
+        assert (await telling).value == 1
+        assert begun == [1]
+        assert "turn.stalled" not in said.events
+        assert "turn.orphaned" not in said.events
+
+
 async def test_one_that_moves_between_two_looks_is_let_be(path: Path, said: Said) -> None:
     """Its version says so, also where it is in nobody's hands again at the second look."""
     billing = Billing()

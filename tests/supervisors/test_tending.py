@@ -1,7 +1,9 @@
 """Tending: what is wanted of agents and children is recorded, takes effect, and holds for the next runtime."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from looking import rows, until
@@ -175,6 +177,89 @@ async def test_children_of_the_runtime_are_started_brought_back_and_stopped_with
         assert of(runtime.tree(), "tree", "inner", "sturdy").state == "idle"
 
     assert asyncio.all_tasks() == before
+
+
+async def test_a_verb_whose_caller_goes_away_is_said_and_done(path: Path) -> None:
+    """Memory and store never say different things: what comes next is judged by what stands."""
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        apply, gate, asked = runtime._store.apply, asyncio.Event(), asyncio.Event()
+
+        async def slow(points: object) -> object:
+            asked.set()
+            await gate.wait()
+            return await apply(points)
+
+        runtime._store.apply = slow
+        saying = asyncio.create_task(runtime.say("agents/echo", Verb.PAUSE))
+        await asked.wait()
+        saying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await saying
+        gate.set()
+        assert await runtime.say("agents/echo", Verb.RESUME) is Desired.RUNNING
+        kinds = [event.kind for event in await runtime.child_events("agents/echo")]
+
+        assert kinds == ["paused", "resumed"]
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        assert (await runtime.ask("s", "echo", 1)).value == 1
+
+
+async def test_a_persons_verb_and_a_quarantine_that_cross_end_in_one_truth(path: Path) -> None:
+    """What is shown, what is kept and what runs are the same, whoever came first."""
+    falling = asyncio.Event()
+
+    async def fragile() -> None:
+        await falling.wait()
+        raise RuntimeError("no")
+
+    children = [ChildSpec(name="feed", child=Service(fragile))]
+    borne = Intensity(restarts_max=1, pauses_s=(0.0,))
+    for verb in (Verb.RESUME, Verb.PAUSE, Verb.STOP, Verb.RELEASE):
+        falling.clear()
+        async with Runtime(path, [echo], settings=QUICK, children=children, intensity=borne) as runtime:
+            apply = runtime._store.apply
+
+            async def slow(points: object, apply: Any = apply) -> object:
+                await asyncio.sleep(0.01)
+                return await apply(points)
+
+            runtime._store.apply = slow
+            falling.set()
+            await until(lambda: runtime.desired("tree/feed") == "quarantined")
+            falling.clear()
+            with suppress(VerbRefused):
+                await runtime.say("tree/feed", verb)
+            runtime._store.apply = apply
+            await until(lambda: not runtime._tree._giving_up)
+            shown = of(runtime.tree(), "tree", "feed")
+            kept = dict(rows(path, "SELECT path, desired FROM desired"))
+
+            assert kept.get("tree/feed", "running") == shown.desired
+            assert (shown.state == "running") == (shown.desired == "running")
+            if shown.desired == "quarantined":
+                await runtime.say("tree/feed", Verb.RELEASE)
+            else:
+                await runtime.say("tree/feed", Verb.RESUME)
+
+
+async def test_a_verb_about_a_child_that_comes_meanwhile_is_done(path: Path) -> None:
+    """It was known by its path alone when it was said, and is there by the time that it stands."""
+
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    spec = ChildSpec(name="late", child=Service(work))
+    async with Runtime(path, [echo], settings=QUICK, children=[spec]) as runtime:
+        await runtime.say("tree/late", Verb.PAUSE)
+        await runtime.say("tree/late", Verb.RESUME)
+    async with Runtime(path, [echo], settings=QUICK) as runtime:
+        saying = asyncio.create_task(runtime.say("tree/late", Verb.STOP))
+        await until(runtime._chronicle._saying.locked)
+        runtime._tree.add(spec)
+        await saying
+
+        assert of(runtime.tree(), "tree", "late").desired == "stopped"
+        assert of(runtime.tree(), "tree", "late").state == "idle"
 
 
 async def until_noted(runtime: Runtime, path: str, kind: str) -> None:

@@ -339,7 +339,7 @@ def never_beat(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     async def asleep(node: Any) -> None:
         await asyncio.sleep(10_000)
 
-    monkeypatch.setattr("turnkeeper.supervisors.runtime.beat", asleep)
+    monkeypatch.setattr("turnkeeper.supervisors.writer.beat", asleep)
 
 
 def never_go_on(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:

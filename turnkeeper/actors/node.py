@@ -63,6 +63,14 @@ class Counters:
         self.completed = self.failed = self.cancelled = self.steps = 0
 
 
+class Line:
+    """The nodes that one runtime has had since it was entered: who holds an old one is led to the last."""
+
+    __slots__ = ("last",)
+
+    last: "Node"
+
+
 class Node:
     """A running runtime as its session agents see it: store, writer, lease, clock, limits."""
 
@@ -77,9 +85,9 @@ class Node:
         "counters",
         "deaf",
         "failed",
-        "heir",
         "late",
         "lease",
+        "line",
         "log",
         "loop",
         "on_idle",
@@ -133,9 +141,8 @@ class Node:
         self.closing = False
         self.closed = False
         self.failed: StorageFailed | None = None
-        self.heir: Node | None = None
-        if before is not None:
-            before.heir = self
+        self.line: Line = before.line if before else Line()
+        self.line.last = self
         self.counters: Counters = before.counters if before else Counters()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.deaf: set[asyncio.Task[Any]] = before.deaf if before else set()

@@ -144,6 +144,11 @@ class Persistence:
             await self._write([waiting.popleft() for _ in range(min(len(waiting), self._batch_max))])
             await asyncio.sleep(0)  # whoever was just told to go on speaks first: its points fill the next batch
 
+    @property
+    def closing(self) -> bool:
+        """Say whether it was told to end."""
+        return self._closing
+
     def close(self) -> None:
         """Let `run` return once everything submitted is written."""
         self._closing = True
@@ -174,6 +179,7 @@ class Persistence:
     async def _write(self, batch: list[tuple[Sequence[Record], Told]]) -> None:
         try:
             rejected = await self._store.apply([records for records, _ in batch])
+            self._rejected += len(rejected)
         except StorageFailed as error:
             self._failing = error.reason
             self._waiting.extendleft(reversed(batch))
@@ -185,7 +191,6 @@ class Persistence:
         self._failing = ""
         self._commits += 1
         self._points += len(batch)
-        self._rejected += len(rejected)
         self._largest = max(self._largest, len(batch))
         self._tell(batch, rejected)
         self._tell_of_commit()

@@ -102,9 +102,7 @@ class Receipt:
         Raises:
             StorageFailed: that boot is on its way up.
         """
-        last = self._node
-        while last.heir is not None:
-            last = last.heir
+        last = self._node.line.last
         if last is not self._node and (last.open or last.failed):
             self._node = last
             if self._turn is not None and self._turn.deliverable is None:

@@ -55,13 +55,13 @@ class Agents:
         await recover(node, self._reception)
         node.open = True
 
-    def stop(self, shutdown_s: float) -> Awaitable[None] | None:
-        """Give running turns `shutdown_s` to end, and take the others back to their queues; answer everyone who waits.
+    def stop(self, shutdown_s: float) -> Awaitable[None] | None:  # noqa: ARG002 - the setting of that name
+        """Give running turns their time to end, and take the others back to their queues; answer everyone who waits.
 
         Where the writer has crashed nothing can end: turns are cut off at once, and recovery finds them.
         """
         node = self._node
-        return None if node is None else self._stopping(node, 0.0 if node.failed else shutdown_s)
+        return None if node is None else self._stopping(node, 0.0 if node.failed else node.settings.shutdown_s)
 
     async def _stopping(self, node: Node, shutdown_s: float) -> None:
         node.closing = True

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
@@ -13,6 +15,7 @@ from turnkeeper.kernel.supervision.noted import EVENTS_MAX, ChildEventKind, Note
 
 __all__ = ["Chronicle", "Own", "Recorded", "Unrecorded"]
 
+_NONE: Final[Mapping[str, Desired]] = MappingProxyType({})
 _NOTES_MAX: Final = 20
 _FALLS_MAX: Final = 100
 """Falls of a runtime's own parts that wait until they can be written."""
@@ -36,8 +39,13 @@ class Chronicle(Protocol):
         """
         ...
 
+    @property
+    def unkept(self) -> Mapping[str, Desired]:
+        """Return what is wanted and has not been kept yet."""
+        ...
+
     def hold(self, path: str, desired: Desired) -> None:
-        """Want this from now on in this runtime alone: it could not be kept."""
+        """Want this from now on, before it is kept: the next verb is judged by it."""
         ...
 
     def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
@@ -62,6 +70,11 @@ class Unrecorded:
         self.hold(path, after)
         return after
 
+    @property
+    def unkept(self) -> Mapping[str, Desired]:
+        """Return nothing: there is nowhere to keep it."""
+        return _NONE
+
     def hold(self, path: str, desired: Desired) -> None:
         """Remember it."""
         self._desired[path] = desired
@@ -77,12 +90,15 @@ class Recorded:
     never a restart. Of a child that falls all the time only so many notes a second are written.
     """
 
-    def __init__(self, node: Node, desired: dict[str, Desired]) -> None:
-        """Keep for a runtime; `desired` is what its store holds."""
+    def __init__(self, node: Node, desired: dict[str, Desired], unkept: Mapping[str, Desired] = _NONE) -> None:
+        """Keep for a runtime; `desired` is what its store holds, `unkept` what its last boot could not keep."""
         self._node = node
         self._desired = desired
+        self._unkept: dict[str, Desired] = {}
         self._lately: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._saying = asyncio.Lock()
+        for path, wanted in unkept.items():
+            self.hold(path, wanted)
 
     def desired(self, path: str) -> Desired:
         """Return what was said last, in this runtime or an earlier one."""
@@ -95,14 +111,20 @@ class Recorded:
             before = self.desired(path)
             at, boot_id = node.clock.time(), node.lease.boot_id
             after, records = verb_noted(path, before, verb, note, at=at, boot_id=boot_id)
-            if after is not before:
+            if after is not before or path in self._unkept:
                 await node.persistence.commit(records)
+                self._unkept.pop(path, None)
                 self._desired[path] = after
             return after
 
+    @property
+    def unkept(self) -> Mapping[str, Desired]:
+        """Return what the disk has refused, or was not asked yet: the next boot goes on with it."""
+        return self._unkept
+
     def hold(self, path: str, desired: Desired) -> None:
-        """Remember it; the next verb is judged by it, and kept."""
-        self._desired[path] = desired
+        """Remember it; the next verb is kept also where it says the same."""
+        self._desired[path] = self._unkept[path] = desired
 
     def noted(self, path: str, kind: ChildEventKind, incarnation: int, note: Note) -> None:
         """Hand a note to the writer, unless there were too many of this child lately."""

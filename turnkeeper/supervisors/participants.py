@@ -60,20 +60,17 @@ class Participants:
         """Describe them; nobody can join before it is started.
 
         Args:
-            limits: how long silence is borne. Progress is shown and not judged, so `idle_s` stays 0.
+            limits: how long silence is borne. Progress is shown and not judged.
             participants_max: how many may be there at once; of those who are gone no more are remembered either.
 
         Raises:
-            ValueError: a limit is not positive and finite, or `idle_s` is set.
+            ValueError: a limit is not positive and finite.
         """
         bounds = {"silent_s": limits.silent_s, "grace_s": limits.grace_s, "participants_max": participants_max}
         for name, value in bounds.items():
             if not 0 < value < math.inf:
                 msg = f"{name} must be positive and finite, not {value}"
                 raise ValueError(msg)
-        if limits.idle_s:
-            msg = "idle_s of participants must be 0: whether they get on is for those to judge who gave them work"
-            raise ValueError(msg)
         self.limits = limits
         self.path = PARTICIPANTS
         self._participants_max = participants_max
@@ -245,5 +242,9 @@ def _shown(participant: Participant, now: float) -> ChildView:
         state=SlotState.RUNNING if here else SlotState.IDLE,
         incarnation=participant.incarnation,
         why="" if here else "left" if participant.left else "silent",
-        look=Look(beat_age_s=now - pulse.beat_at, progress_age_s=now - pulse.progress_at, health=pulse.health),
+        look=Look(
+            beat_age_s=now - pulse.beat_at,
+            progress_age_s=now - pulse.progress_at,
+            health=pulse.health if here else None,
+        ),
     )

@@ -1,9 +1,10 @@
 """Places: one child's slot, driven: started once, stopped once, however ends and wishes cross."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,8 +15,13 @@ from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Intensity, Window
 from turnkeeper.kernel.supervision.slot import Action, Event, Slot, SlotState
 from turnkeeper.kernel.supervision.view import ChildView, Looked, Viewed
+from turnkeeper.supervisors.carried import left_to_itself
 
 __all__ = ["Keeper", "Place", "at_once_or_later", "crash_of", "not_started"]
+
+
+_LAST_WORDS_S: Final = 1.0
+"""How much longer than its `shutdown_s` a child may take until it is left to itself."""
 
 
 class Keeper(Protocol):
@@ -33,23 +39,31 @@ class Keeper(Protocol):
         """Hear that an incarnation was stopped."""
         ...
 
+    def wanted(self, place: "Place") -> Desired:
+        """Return what is wanted of its child."""
+        ...
+
 
 class Place:
     """A child's place. Idle, it holds no task and no timer."""
 
-    __slots__ = ("desired", "ended", "keeper", "slot", "spec", "timer", "waiting", "window", "work")
+    __slots__ = ("ended", "keeper", "slot", "spec", "timer", "waiting", "window", "work")
 
     def __init__(self, spec: ChildSpec, keeper: Keeper) -> None:
         """Make an empty place."""
         self.spec = spec
         self.keeper = keeper
         self.slot = Slot()
-        self.desired = Desired.RUNNING
         self.ended: Exit | None = None
         self.window: Window | None = None
         self.work: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiting: list[asyncio.Future[None]] | None = None
+
+    @property
+    def desired(self) -> Desired:
+        """Return what is wanted of the child, as it was last said."""
+        return self.keeper.wanted(self)
 
     # ------------------------------------------------------------ up
 
@@ -127,15 +141,25 @@ class Place:
         try:
             if starting is not None:
                 starting.cancel()
-                await asyncio.wait([starting])
+                await self._bounded(starting)
                 stopping = self.spec.child.stop(self.spec.shutdown_s)
             if stopping is not None:
-                await stopping
+                await self._bounded(asyncio.ensure_future(stopping))
         except Exception as error:  # noqa: BLE001 - a child that cannot even be stopped must not keep the others up
             logger().error("child.stop_failed", child=self.spec.name, exc_info=error)
         finally:
             self.work = None
             self._ended(number)
+
+    async def _bounded(self, work: "asyncio.Future[None]") -> None:
+        """Wait for a start that was taken back, or a stop; a child that keeps no time must not hold the others up."""
+        endless = isinstance(self.spec.child, Viewed) or self.spec.shutdown_s == math.inf
+        await asyncio.wait([work], timeout=None if endless else self.spec.shutdown_s + _LAST_WORDS_S)
+        if not work.done():
+            logger().error("child.would_not_stop", child=self.spec.name)
+            left_to_itself(work)
+        elif not work.cancelled() and (error := work.exception()) is not None:
+            logger().error("child.stop_failed", child=self.spec.name, exc_info=error)
 
     def _ended(self, number: int) -> None:
         self.slot, _ = self.slot.after(Event.EXITED, number)

@@ -1,6 +1,7 @@
 """The runtime: the root that owns a store, its writer and its session agents."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
-from turnkeeper.kernel.errors import ChildNotStarted, ShuttingDown, StorageFailed
+from turnkeeper.kernel.errors import ChildNotStarted, ShuttingDown, StorageFailed, StoreInUse
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit
@@ -39,7 +40,7 @@ from turnkeeper.supervisors.storms import Storms
 from turnkeeper.supervisors.supervisor import Supervisor
 from turnkeeper.supervisors.sweep import Sweep
 from turnkeeper.supervisors.tending import AGENTS, PROCESSES, TREE, Tending
-from turnkeeper.supervisors.upkeep import beat, retain
+from turnkeeper.supervisors.upkeep import retain
 from turnkeeper.supervisors.verbs import verbs
 from turnkeeper.supervisors.writer import Writer
 
@@ -123,21 +124,23 @@ class Runtime(Inspection, Operation, Tending):
         self._root = Supervisor(self._parts(), strategy=Strategy.REST_FOR_ONE, chance=self._chance.random)
         self._root.adopt("", self._own)
         self._node: Node | None = None
+        self._entered = False
         self._closing: asyncio.Task[None] | None = None
 
     def _parts(self) -> list[ChildSpec]:
         """Return what a runtime consists of: each part stands on those before it, and falls and comes up with them."""
+        writer = Writer(self._store, self._settings, self._boot, self._reception.abandon)
         agents = Agents(self._reception, self._present_node, self._take_up)
         parts = [
-            ChildSpec(name="writer", child=Writer(self._store, self._settings, self._boot, self._reception.abandon)),
+            ChildSpec(name="writer", child=writer, shutdown_s=math.inf),
             ChildSpec(name=PROCESSES, child=self._processes),  # before the agents, whose last turns they still run
-            ChildSpec(name=AGENTS, child=agents, shutdown_s=self._settings.shutdown_s),
+            ChildSpec(name=AGENTS, child=agents, shutdown_s=math.inf),
             ChildSpec(name=TREE, child=self._tree),
             ChildSpec(name=PARTICIPANTS, child=self.participants),
         ]
         if isinstance(self._store, SqliteStore):
             may_be_asked = verbs(self) | participant_verbs(self.participants)
-            parts.append(ChildSpec(name="door", child=Door(Path(self._store.path), may_be_asked)))
+            parts.append(ChildSpec(name="door", child=Door(Path(self._store.path), may_be_asked), shutdown_s=math.inf))
         upkeep = Supervisor(self._upkeep(), chance=self._chance.random)
         return [*parts, ChildSpec(name="upkeep", child=upkeep)]  # last: nothing stands on it
 
@@ -145,7 +148,6 @@ class Runtime(Inspection, Operation, Tending):
         settings = self._settings
         late = isinstance(self._clock, SystemClock)  # virtual time never is
         wanted: list[tuple[str, bool, Callable[[Node], Coroutine[Any, Any, object]]]] = [
-            ("beat", True, beat),
             ("lag", late and settings.lag_s > 0, self._watch_lag),
             ("sweep", settings.sweep_s > 0, lambda node: Sweep(node, self._reception).run()),
             ("retention", settings.retention_s > 0, lambda node: retain(node, self.prune)),
@@ -169,21 +171,25 @@ class Runtime(Inspection, Operation, Tending):
         """Take the file, recover, start.
 
         Raises:
-            StoreInUse: another runtime owns the file.
+            StoreInUse: another runtime owns the file, or this one has been entered already.
             SchemaTooNew: a newer version wrote it.
             StorageFailed: it is no store, or cannot be read or written.
             Exception: whatever a child raised that could not be started; nothing runs then.
         """
+        if self._entered:
+            raise StoreInUse(self._store.path, "this very runtime")
+        self._entered = True
         self._node = self._closing = None
+        self._tree.forget()
         try:
             if (starting := self._root.start(self._given_up)) is not None:
                 await starting
+            node = self._open_node()
         except BaseException as error:
             await self.aclose()
             if isinstance(error, ChildNotStarted):
                 raise _cause(error) from None
             raise
-        node = self._open_node()
         node.log.info("runtime.started", path=self._store.path, boot_id=node.lease.boot_id)
         return self
 
@@ -282,6 +288,7 @@ class Runtime(Inspection, Operation, Tending):
         if (stopping := self._root.stop(0.0)) is not None:
             await stopping
         await self._store.close()  # left open by a writer that crashed once too often
+        self._entered = False
         if node is not None:
             node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)
 
@@ -305,9 +312,9 @@ class Runtime(Inspection, Operation, Tending):
     async def _take_up(self, node: Node) -> None:
         """Want again what was wanted when the last runtime ended."""
         desired = {row.path: Desired(row.desired) for row in await self._store.desired()}
-        self._chronicle = recorded = Recorded(node, desired)
+        self._chronicle = recorded = Recorded(node, desired, self._chronicle.unkept)
         for agent_id in self._reception.names():
-            if desired.get(f"{AGENTS}/{agent_id}", Desired.RUNNING) is not Desired.RUNNING:
+            if recorded.desired(f"{AGENTS}/{agent_id}") is not Desired.RUNNING:
                 node.resting.add(agent_id)
         node.on_storm = Storms(node, self._reception, recorded).pause
         self._tree.adopt(TREE, recorded)

@@ -13,11 +13,12 @@ __all__ = ["Service"]
 class Service:
     """Runs `work()` in a task of its own; each incarnation calls it anew, so nothing half-changed stays in use."""
 
-    __slots__ = ("_task", "_work")
+    __slots__ = ("_name", "_task", "_work")
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Describe it; nothing runs before it is started."""
         self._work = work
+        self._name: str = getattr(work, "__qualname__", type(work).__qualname__)
         self._task: asyncio.Task[object] | None = None
 
     def start(self, exited: Exited) -> None:
@@ -33,7 +34,7 @@ class Service:
             if task.cancelled():
                 exited(Exit("crashed", normal=False, error="CancelledError"))
             elif (error := task.exception()) is not None:
-                logger().error("service.crashed", exc_info=error)
+                logger().error("service.crashed", work=self._name, exc_info=error)
                 exited(Exit("crashed", normal=False, error=type(error).__name__))
             else:
                 exited(Exit("normal", normal=True))
@@ -45,9 +46,8 @@ class Service:
         task, self._task = self._task, None
         return None if task is None or task.done() else self._stopping(task, shutdown_s)
 
-    @staticmethod
-    async def _stopping(task: "asyncio.Task[object]", shutdown_s: float) -> None:
+    async def _stopping(self, task: "asyncio.Task[object]", shutdown_s: float) -> None:
         task.cancel()
         await asyncio.wait([task], timeout=shutdown_s)
         if not task.done():
-            logger().error("service.would_not_stop", task=task.get_name())
+            logger().error("service.would_not_stop", work=self._name)

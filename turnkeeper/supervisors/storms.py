@@ -37,6 +37,7 @@ class Storms:
         node.log.error(
             "agent.storm", agent_id=agent_id, ends=settings.storm_ends_max, within_s=settings.storm_s, error=error
         )
+        self._chronicle.hold(f"{AGENTS}/{agent_id}", Desired.PAUSED)
         self._reception.want(agent_id, Desired.PAUSED)
         node.start(self._record(agent_id, Note(reason, error=error, by=BY)))
 

@@ -1,31 +1,17 @@
 """Supervisors: start children in order, bring back what falls, give up upwards, stop in reverse.
 
-    shop = Supervisor(
-        [ChildSpec(name="feed", child=Service(feed)), ChildSpec(name="prices", child=prices)],
-        strategy=Strategy.REST_FOR_ONE,
-    )
-    async with shop.running():
-        ...
-
 A supervisor has no task of its own: it acts when it is told something, at once where a child starts and stops at once,
 else in a task that ends with what it does. So a child that idles costs its place and nothing else.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import islice
 
 from turnkeeper.actors.node import logger
-from turnkeeper.kernel.errors import (
-    ChildQuarantined,
-    InvalidName,
-    ShuttingDown,
-    TooManyRestarts,
-    TurnkeeperError,
-    UnknownChild,
-)
+from turnkeeper.kernel.errors import InvalidName, ShuttingDown, TooManyRestarts, TurnkeeperError, UnknownChild
 from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity, Window
@@ -33,11 +19,13 @@ from turnkeeper.kernel.supervision.noted import ChildEventKind, Note, note_of_ex
 from turnkeeper.kernel.supervision.slot import SlotState
 from turnkeeper.kernel.supervision.strategy import Strategy
 from turnkeeper.kernel.supervision.view import ChildView
+from turnkeeper.supervisors.alone import alone, too_many
+from turnkeeper.supervisors.carried import carried_out
 from turnkeeper.supervisors.chronicle import Chronicle, Unrecorded
 from turnkeeper.supervisors.place import Place, at_once_or_later, crash_of, not_started
 from turnkeeper.supervisors.rounds import Rounds
 
-__all__ = ["Exceeded", "Supervisor"]
+__all__ = ["Supervisor"]
 
 
 class Supervisor:
@@ -84,10 +72,12 @@ class Supervisor:
         self._places: dict[str, Place] = {}
         self._told: Exited | None = None
         self._open = False
+        self._fresh = True
         self._early: list[tuple[Place, Exit]] = []
         self._resumed: list[Place] = []
         self._rounds = Rounds(strategy, self._places, self._retry)
         self._giving_up: set[asyncio.Task[None]] = set()
+        self._leaving: set[Place] = set()
         for spec in children:
             self._take(spec)
 
@@ -102,12 +92,20 @@ class Supervisor:
     def start(self, exited: Exited) -> Awaitable[None] | None:
         """Start every child that is wanted, in order; the first that cannot be started stops the others again.
 
+        Where children are put away by themselves that holds for the first start alone: later, one that cannot be
+        started has fallen, and its neighbours go on.
+
         Raises:
             ChildNotStarted: now, or by what is returned; what that child raised is its cause.
         """
         self._told, self._open = exited, False
+        self._fresh = self._fresh or self.exceeded is Exceeded.ESCALATE
         self._window.clear()
         return at_once_or_later(self._starting_all())
+
+    def forget(self) -> None:
+        """Take the next start for the first."""
+        self._fresh = True
 
     def stop(self, shutdown_s: float) -> Awaitable[None] | None:  # noqa: ARG002 - each child has its own
         """Stop every child, last first, each within its own `shutdown_s`."""
@@ -117,26 +115,18 @@ class Supervisor:
         self._rounds.cancel()
         return self._rounds.behind(at_once_or_later(self._stopping_all()))
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator["Supervisor", None]:
+    def running(self) -> AbstractAsyncContextManager["Supervisor"]:
         """Run it as a root of its own: what it gives up on is logged, and raised when the block is left.
 
         Raises:
             TooManyRestarts: it has given up.
         """
-        given_up: list[Exit] = []
-        try:
-            if (starting := self.start(given_up.append)) is not None:
-                await starting
-            yield self
-        finally:
-            if self._giving_up:
-                await asyncio.wait(self._giving_up)
-            stopping = self.stop(0.0)
-            if stopping is not None:
-                await stopping
-        if given_up:
-            raise TooManyRestarts(self.path or "the root", given_up[0].error, *_borne(self.intensity))
+        return alone(self)
+
+    async def over(self) -> None:
+        """Wait until nobody is being put away, or given up."""
+        while self._giving_up:
+            await asyncio.wait(self._giving_up)
 
     def _starting_all(self) -> "Iterator[tuple[Place, asyncio.Future[None]]]":
         self._early.clear()
@@ -148,16 +138,18 @@ class Supervisor:
                 starting = place.begin()
             except Exception as error:  # noqa: BLE001 - raised below, once the others are down again
                 failed = not_started(self._path_of(place), crash_of(error), error)
+                self.fell(place, crash_of(error))
             else:
                 if starting is not None:
                     yield place, starting
                 if place.slot.state is SlotState.IDLE and place.ended is not None and starting is not None:
                     raised = None if starting.cancelled() else starting.exception()
                     failed = not_started(self._path_of(place), place.ended, raised)
-            if failed is not None:
+            if failed is not None and self._fresh:
                 yield from self._stopping_all()
                 raise failed
-        self._open = True
+            failed = None  # it was up before: it has fallen, as it would have beside the others
+        self._open, self._fresh = True, False
         early, self._early = self._early, []
         for place, exit_ in early:
             self._decide(place, exit_)
@@ -204,20 +196,29 @@ class Supervisor:
             VerbRefused: the verb means nothing to what is wanted now.
             StorageFailed: it could not be recorded; nothing has changed.
         """
+        return await carried_out(self._tell(name, verb, Note(reason, by=by)))
+
+    async def _tell(self, name: str, verb: Verb, note: Note) -> Desired:
+        await self._chronicle.say(self._path_of(self._place(name)), verb, note)
+        return await self.carry_out(name, note.reason)
+
+    async def carry_out(self, name: str, why: str = "") -> Desired:
+        """See to it that what is wanted of a child is so; return what that is.
+
+        Raises:
+            UnknownChild: there is no such child.
+        """
         place = self._place(name)
-        place.desired = desired = await self._chronicle.say(self._path_of(place), verb, Note(reason, by=by))
-        if self._places.get(name) is not place:
-            raise UnknownChild(name, "others; it was removed meanwhile")
-        if desired is Desired.RUNNING:
+        if place.desired is Desired.RUNNING:
             if place.window is not None:
                 place.window.clear()
             await self._rounds.over()
             self._want(place)
             return place.desired
         place.disarm()
-        if desired is not Desired.PAUSED:
+        if place.desired is not Desired.PAUSED:
             stopping = place.end()
-            place.settle(place.unwanted(self._path_of(place), reason))
+            place.settle(place.unwanted(self._path_of(place), why))
             await place.over(stopping)
         elif place.slot.state is SlotState.IDLE:
             place.settle(place.unwanted(self._path_of(place)))
@@ -241,10 +242,11 @@ class Supervisor:
             UnknownChild: there is no such child.
         """
         place = self._place(name)
-        place.settle(UnknownChild(name, "others; it was removed"))
-        place.desired = Desired.STOPPED
+        place.settle(UnknownChild(name, "others"))
+        self._leaving.add(place)
         await place.over(place.end())
         place.retire()
+        self._leaving.discard(place)
         self._places.pop(name, None)
 
     def child(self, name: str) -> ChildSpec:
@@ -259,11 +261,10 @@ class Supervisor:
         """Return what it and all under it are doing now; of very many children the first `children_max`."""
         now = asyncio.get_running_loop().time()
         places = islice(self._places.values(), children_max)
-        state = SlotState.RUNNING if self._open else SlotState.IDLE
         return ChildView(
             name=name,
             kind="supervisor",
-            state=state,
+            state=SlotState.RUNNING if self._open else SlotState.IDLE,
             restarts=self._window.count(self.intensity, now),
             strategy=self.strategy,
             children=[place.view(self.intensity, now, children_max) for place in places],
@@ -281,6 +282,10 @@ class Supervisor:
         self._note(place, ChildEventKind.ENDED)
         if self._open and place.slot.wanted and place.desired is Desired.RUNNING:
             self._retry(place)
+
+    def wanted(self, place: Place) -> Desired:
+        """Return what is wanted of a child: its one truth is the chronicle's."""
+        return Desired.STOPPED if place in self._leaving else self._chronicle.desired(self._path_of(place))
 
     def fell(self, place: Place, exit_: Exit) -> None:
         """Hear that an incarnation has ended by itself."""
@@ -335,11 +340,11 @@ class Supervisor:
 
     def _too_often(self, place: Place) -> None:
         path = self._path_of(place)
-        error = TooManyRestarts(self.path or "the root", place.spec.name, *_borne(self.intensity))
-        logger().error("child.fell_too_often", path=path, exceeded=str(self.exceeded), error=str(error))
+        error = too_many(self, place.spec.name)
+        logger().error("child.fell_too_often", path=path, exceeded=self.exceeded.value, error=str(error))
         if self.exceeded is Exceeded.QUARANTINE:
-            place.desired = Desired.QUARANTINED
-            place.settle(ChildQuarantined(path, str(error)))
+            self._chronicle.hold(path, Desired.QUARANTINED)
+            place.settle(place.unwanted(path, str(error)))
             giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
         else:
             self._open = False
@@ -349,12 +354,12 @@ class Supervisor:
         giving_up.add_done_callback(self._giving_up.discard)
 
     async def _put_away(self, place: Place, why: str) -> None:
-        path = self._path_of(place)
+        if place.desired is not Desired.QUARANTINED:
+            return  # somebody has said something since: that counts
         try:
-            place.desired = await self._chronicle.say(path, Verb.QUARANTINE, Note(why, by=self.path))
+            await self._tell(place.spec.name, Verb.QUARANTINE, Note(why, by=self.path))
         except TurnkeeperError as error:
-            self._chronicle.hold(path, Desired.QUARANTINED)
-            logger().error("child.quarantine_not_kept", path=path, error=str(error))
+            logger().error("child.quarantine_not_kept", path=self._path_of(place), error=str(error))
 
     async def _give_up(self, place: Place, error: TooManyRestarts) -> None:
         place.settle(error)
@@ -367,29 +372,22 @@ class Supervisor:
 
     def _take(self, spec: ChildSpec) -> Place:
         if not spec.name or "/" in spec.name or spec.name in self._places:
-            taken = "is taken" if spec.name in self._places else "must not be empty, nor hold a slash"
-            raise InvalidName(f"the child's name {spec.name!r}", taken)
+            why = "is taken" if spec.name in self._places else "must not be empty, nor hold a slash"
+            raise InvalidName(f"the child's name {spec.name!r}", why)
         place = self._places[spec.name] = Place(spec, self)
         return place
 
     def _adopted(self, place: Place) -> None:
-        path = self._path_of(place)
-        place.desired = self._chronicle.desired(path)
         if isinstance(place.spec.child, Supervisor):
-            place.spec.child.adopt(path, self._chronicle)
+            place.spec.child.adopt(self._path_of(place), self._chronicle)
 
     def _place(self, name: str) -> Place:
-        place = self._places.get(name)
-        if place is None:
+        if name not in self._places:
             raise UnknownChild(name, ", ".join([*self._places][:20]) or "none")
-        return place
+        return self._places[name]
 
     def _note(self, place: Place, kind: ChildEventKind, note: Note | None = None) -> None:
         self._chronicle.noted(self._path_of(place), kind, place.slot.incarnation, note or Note())
 
     def _path_of(self, place: Place) -> str:
         return f"{self.path}/{place.spec.name}" if self.path else place.spec.name
-
-
-def _borne(intensity: Intensity) -> tuple[int, float]:
-    return intensity.restarts_max, intensity.within_s

@@ -74,7 +74,7 @@ class Sweep:
         if node.closing:
             return
         if self._suspects:
-            await self._see_to(await self._unchanged(self._suspects))
+            await self._see_to(self._suspects)
         page = await node.store.live_turns_after(*self._place, PAGE_MAX)
         self._place = (page[-1].row.actor_id, page[-1].row.turn_id) if len(page) == PAGE_MAX else (0, 0)
         self._suspects = [live for live, _ in self._in_trouble(page)]
@@ -88,8 +88,15 @@ class Sweep:
             if row is not None and row.version == seen.row.version
         ]
 
-    async def _see_to(self, turns: list[LiveTurn]) -> None:
-        """Let go on what is in trouble still; orphans first, because a later turn must not overtake them."""
+    async def _see_to(self, suspects: list[LiveTurn]) -> None:
+        """Let go on what is in trouble still; orphans first, because a later turn must not overtake them.
+
+        A commit can be read before its writer has said that it stands, and who waits for that is in no trouble: so the
+        writer is heard first. Then they are looked at before they are read again, and behind that: what has ended
+        meanwhile is held by nobody, and is not live.
+        """
+        await self._node.persistence.flush()
+        turns = await self._unchanged([live for live, _ in self._in_trouble(suspects)])
         if self._node.closing:
             return
         orphans = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.ORPHANED]

@@ -1,6 +1,7 @@
 """Tending: looking into a running runtime's tree, and saying what is wanted of its agents and children."""
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Final
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.noted import ChildEvent, Note
 from turnkeeper.kernel.supervision.view import ChildView, Look
+from turnkeeper.supervisors.carried import carried_out
 from turnkeeper.supervisors.chronicle import Chronicle
 from turnkeeper.supervisors.participants import Participants
 from turnkeeper.supervisors.reception import Reception
@@ -100,7 +102,9 @@ class Tending(ABC):
             ShuttingDown: the runtime is not open.
         """
         self._open_node()
-        verb = Verb(verb)
+        return await carried_out(self._say(path, Verb(verb), reason, by=by))
+
+    async def _say(self, path: str, verb: Verb, reason: str, *, by: str) -> Desired:
         kind, _, name = path.partition("/")
         if kind in {TREE, PROCESSES} and name:
             try:
@@ -114,6 +118,10 @@ class Tending(ABC):
         desired = await self._chronicle.say(path, verb, Note(reason, by=by))
         if kind == AGENTS:
             self._reception.want(name, desired)
+            return desired
+        with suppress(UnknownChild):  # unless it has come meanwhile
+            supervisor, child = self._find(kind, name)
+            return await supervisor.carry_out(child, reason)
         return desired
 
     async def _check_kept(self, path: str, given: str) -> None:
@@ -133,7 +141,8 @@ class Tending(ABC):
 
         Raises:
             UnknownChild: nothing has this path.
-            ChildQuarantined: it is put away, or stopped.
+            ChildQuarantined, ChildNotWanted: it is put away, or was told to rest.
+            ChildNotStarted: it has ended, and is not brought back.
             ShuttingDown: the runtime, or its supervisor, is not open.
         """
         self._open_node()

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.persistence import Persistence
@@ -12,19 +15,20 @@ from turnkeeper.kernel.records import NodeStarted, NodeStopped
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.supervision.child import Exited
 from turnkeeper.supervisors.place import crash_of
+from turnkeeper.supervisors.upkeep import beat
 
 __all__ = ["Writer"]
 
 
 class Writer:
-    """Opens the store and runs its persistence actor; each incarnation is a boot, with a node of its own.
+    """Opens the store, runs its persistence actor and renews the lease; each incarnation is a boot, with its own node.
 
     A writer that crashes leaves nobody in doubt: whoever waits for a commit is told, and so is whoever comes before the
     next incarnation is up. What was handed over and not committed may stand or not, as after a kill; what was
     acknowledged stands.
     """
 
-    __slots__ = ("_boot", "_crashed", "_exited", "_node", "_settings", "_store", "_writing")
+    __slots__ = ("_beating", "_boot", "_crashed", "_exited", "_node", "_settings", "_store", "_writing")
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class Writer:
             store: opened and closed with each incarnation.
             settings: limits of the writer.
             boot: makes the node of an incarnation.
-            crashed: told when one has crashed, before anybody else.
+            crashed: told when one has crashed, before it is started anew.
         """
         self._store = store
         self._settings = settings
@@ -48,6 +52,7 @@ class Writer:
         self._node: Node | None = None
         self._exited: Exited | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
 
     def start(self, exited: Exited) -> Awaitable[None]:
         """Take the file, write from then on, and record that the boot has begun.
@@ -64,13 +69,19 @@ class Writer:
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
         self._node = self._boot(marks, persistence)
         self._exited = None
-        self._writing = asyncio.create_task(self._write(self._node), name="turnkeeper")
+        self._writing = self._begin(persistence.run(), self._node)
         try:
             await self._record_boot(self._node)
         except Exception:
             await self._closing()
             raise
+        self._beating = self._begin(beat(self._node), self._node)
         self._exited = exited
+
+    def _begin(self, work: Coroutine[Any, Any, None], node: Node) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work, name="turnkeeper")
+        task.add_done_callback(partial(self._over, node))
+        return task
 
     async def _record_boot(self, node: Node) -> None:
         started = NodeStarted(node.lease.boot_id, os.getpid(), node.clock.time(), node.lease.until)
@@ -78,17 +89,22 @@ class Writer:
         if node.failed is not None:  # right behind that commit
             raise node.gone
 
-    async def _write(self, node: Node) -> None:
-        try:
-            await node.persistence.run()
-        except Exception as error:
-            node.log.exception("writer.crashed", path=self._store.path)
-            why = f"the writer has crashed ({type(error).__name__}: {error}); send again: what was accepted goes on"
-            failed = StorageFailed(self._store.path, why)
-            node.fail(failed)
-            self._crashed(failed)
-            if self._exited is not None:  # else its start fails, and that is told
-                self._exited(crash_of(error))
+    def _over(self, node: Node, ended: "asyncio.Task[None]") -> None:
+        """Hear of the end of the writing, or the beating, whatever it was: unheard, everybody would wait for ever."""
+        error = asyncio.CancelledError() if ended.cancelled() else ended.exception()
+        if error is None or node.failed is not None or (ended is self._beating and node.persistence.closing):
+            return
+        node.log.error("writer.crashed", path=self._store.path, exc_info=error)
+        said = "".join(traceback.format_exception_only(error)).strip()
+        why = f"the writer has crashed ({said}); send again: what was accepted goes on"
+        failed = StorageFailed(self._store.path, why)
+        node.fail(failed)
+        for task in (self._writing, self._beating):
+            if task is not None:
+                task.cancel()
+        self._crashed(failed)
+        if self._exited is not None:  # else its start fails, and that is told
+            self._exited(crash_of(error))
 
     def stop(self, shutdown_s: float) -> Awaitable[None]:  # noqa: ARG002 - what was submitted is written, as long as it takes
         """Write what was submitted, and that the boot has ended; then close the store."""
@@ -99,6 +115,8 @@ class Writer:
         if node is not None and self._writing is not None:
             node.persistence.submit([NodeStopped(node.clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
+            if self._beating is not None:
+                self._beating.cancel()
             await asyncio.wait([self._writing])
         await self._store.close()
 

@@ -192,7 +192,9 @@ class SimulatedWorld(World):
             self._check_left_behind("after closing")
             self._check_said_goodbye(runtime)
             running = [turn.turn_id for turn in self.disk.turns.values() if turn.state == TurnState.RUNNING]
-            if running and not self._in_trouble():
+            node = runtime.node if isinstance(runtime, WatchedRuntime) else None
+            crashed = node is not None and node.failed is not None  # its last words could not be written
+            if running and not crashed and not self._in_trouble():
                 self.report(Violated("closing hands back what it cuts off", f"turns {running} are left running"))
 
     def _troubled_s(self) -> float:
