@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 __all__ = ["Cancelled", "StepFailed", "Turn", "run"]
 
 _VERSION = 1
+_NAME_LEN_MAX = 100  # of an error's type
+_ESCAPED = 8  # bytes for a character, where a text is cut to fit into a line: JSON takes 6 at most
 
 
 class Cancelled(BaseException):  # as CancelledError: no `except Exception` is to swallow it
@@ -64,10 +66,12 @@ class Turn:
 
         Raises:
             StepFailed: it failed, or was refused.
+            ValueError, TypeError: the arguments are nothing that a line of JSON can hold; nothing was called.
             Cancelled: the turn is not wanted any more.
         """
         self._ids += 1
-        self._pipes.say("call", turn=self.turn_id, id=self._ids, tool=tool, arguments=arguments)
+        what = f"the arguments of {tool!r}"
+        self._pipes.say("call", what, turn=self.turn_id, id=self._ids, tool=tool, arguments=arguments)
         return self._answer()["result"]
 
     def step(
@@ -91,11 +95,14 @@ class Turn:
 
         Raises:
             StepFailed: it failed, now or when it was recorded; now, the error is its cause.
+            ValueError, TypeError: the arguments, or the result, are nothing that a line of JSON can hold. Of a result
+                this leaves the step without an outcome: what is effectful is in doubt.
             Cancelled: the turn is not wanted any more.
         """
         self._ids += 1
         id_, given = self._ids, dict(arguments or {})
-        self._pipes.say("step", turn=self.turn_id, id=id_, name=name, effect=effect, arguments=given, key=key)
+        asked = {"turn": self.turn_id, "id": id_, "name": name, "effect": effect, "arguments": given, "key": key}
+        self._pipes.say("step", f"the arguments of {name!r}", **asked)
         said = self._answer()
         if said["type"] != "go":
             return said["result"]
@@ -103,21 +110,22 @@ class Turn:
         try:
             result = function(**given)
         except Exception as error:  # noqa: BLE001 - whatever it raises is the step's failure
-            fault = {"error": type(error).__name__, "message": str(error)}
-            self._pipes.say("did", turn=self.turn_id, id=id_, fault=fault)
+            fault = self._pipes.fault(type(error).__name__, str(error))
+            self._pipes.say("did", "the error", turn=self.turn_id, id=id_, fault=fault)
             try:
                 return self._answer()["result"]
             except StepFailed as failed:
                 raise failed from error
         finally:
             self.idempotency_key = ""
-        self._pipes.say("did", turn=self.turn_id, id=id_, result=result)
+        self._pipes.say("did", f"the result of {name!r}", turn=self.turn_id, id=id_, result=result)
         return self._answer()["result"]
 
     def progress(self, what: str = "on it") -> None:
         """Say that the work gets on; where the runtime bears no idle worker, this is what keeps it.
 
         Raises:
+            ValueError: it is no text that a line can hold.
             Cancelled: the turn is not wanted any more.
         """
         self._pipes.check(self.turn_id)
@@ -125,6 +133,8 @@ class Turn:
 
     def _answer(self) -> Mapping[str, Any]:
         said = self._pipes.answer(self.turn_id)
+        if said["type"] == "error":
+            raise ValueError(_not_taken(said))
         if said["type"] in {"failed", "refused"}:
             recorded = said["type"] == "failed"
             raise StepFailed(said["error"], said["message"], recorded=recorded, id_=said["id"])
@@ -135,23 +145,44 @@ class _Pipes:
     """The two pipes: a thread reads, so that pings are answered while the handler works."""
 
     def __init__(self) -> None:
+        self._in = os.fdopen(os.dup(0), "rb")
         self._out = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)  # what the handler prints goes to stderr: it is no message
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)  # what the handler, or a process of its own, reads is no message either
+        os.close(nothing)
         self._lock = threading.Lock()
         self._incarnation = 0
+        self._line_bytes_max = 0
         self._cancelled: set[int] = set()
+        self.working = False
         self.turns: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="turnkeeper-pipes").start()
 
-    def say(self, kind: str, **fields: Any) -> None:
-        line = json.dumps({"v": _VERSION, "type": kind, **fields}).encode() + b"\n"
+    def say(self, kind: str, what: str = "it", **fields: Any) -> None:
+        """Say a line; raise where the runtime would not take it, and so would not answer. `what` names it then."""
+        said = {"v": _VERSION, "type": kind, **fields}
+        try:
+            line = json.dumps(said, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            kept = TypeError if isinstance(error, TypeError) else ValueError
+            raise kept(f"{what} cannot be said in a line of JSON: {error}") from error
+        if len(line) > self._line_bytes_max:
+            msg = f"{what}: {len(line)} bytes of JSON; a line has at most {self._line_bytes_max}"
+            raise ValueError(msg)
         with self._lock:
             while line:
                 line = line[self._out.write(line) or 0 :]
 
+    def fault(self, error: str, message: str) -> dict[str, str]:
+        """Return an error in words that a line can hold: its end is left out where it has no room."""
+        words = message[: self._line_bytes_max // _ESCAPED], error[:_NAME_LEN_MAX]
+        message, error = (text.encode(errors="replace").decode() for text in words)
+        return {"error": error, "message": message}
+
     def beat(self, progress: str = "") -> None:
-        self.say("heartbeat", incarnation=self._incarnation, progress=progress)
+        self.say("heartbeat", "the progress", incarnation=self._incarnation, progress=progress)
 
     def check(self, turn_id: int) -> None:
         if turn_id in self._cancelled:
@@ -162,15 +193,15 @@ class _Pipes:
         while True:
             self.check(turn_id)
             said = self._answers.get()
-            if said.get("turn") == turn_id and said["type"] != "cancel":
+            if said["type"] == "error" or (said.get("turn") == turn_id and said["type"] != "cancel"):
                 return said
 
     def _read(self) -> None:
-        for line in sys.stdin.buffer:
+        for line in self._in:
             said = json.loads(line)
             match said["type"]:
                 case "hello":
-                    self._incarnation = said["incarnation"]
+                    self._incarnation, self._line_bytes_max = said["incarnation"], said["line_bytes_max"]
                     self.say("ready", incarnation=self._incarnation)
                 case "ping":
                     self.say("pong", incarnation=self._incarnation, n=said["n"])
@@ -185,12 +216,17 @@ class _Pipes:
                 case "answer" | "go" | "failed" | "refused":
                     self._answers.put(said)
                 case "error":
-                    print(f"not understood: {said['code']}: {said['message']}", file=sys.stderr)  # noqa: T201
+                    print(_not_taken(said), file=sys.stderr)  # noqa: T201
+                    (self._answers if self.working else self.turns).put(said)
                 case "bye":
                     self.turns.put(None)
-                case _:
-                    pass
-        os._exit(0)  # the runtime is gone; nobody wants what the handler does
+                    if not self.working:
+                        return  # the program ends as programs do
+        os._exit(0)  # the runtime is gone, or the turn is not wanted; nobody wants what the handler does
+
+
+def _not_taken(said: Mapping[str, Any]) -> str:
+    return f"the runtime has not taken a line: {said['code']}: {said['message']}"
 
 
 def run(handle: Callable[[Turn], Any]) -> None:
@@ -198,17 +234,33 @@ def run(handle: Callable[[Turn], Any]) -> None:
 
     The handler runs in the calling thread, one turn at a time. It may run more than once for a turn, from its top.
     """
-    pipes = _Pipes()
+    pipes, ended = _Pipes(), 0
     while (said := pipes.turns.get()) is not None:
-        turn = Turn(said, pipes)
-        try:
-            pipes.say("result", turn=turn.turn_id, value=handle(turn))
-        except Cancelled:
-            pipes.say("error", turn=turn.turn_id, error="Cancelled")
-        except StepFailed as error:
-            pipes.say("error", turn=turn.turn_id, error=error.error, message=str(error), of=error.id)
-        except Exception as error:  # noqa: BLE001 - whatever it raises is the turn's failure
-            pipes.say("error", turn=turn.turn_id, error=type(error).__name__, message=str(error))
+        if said["type"] == "turn":
+            ended = said["turn"]
+            _work(handle, Turn(said, pipes), pipes)
+        elif ended:  # the end of that turn was not taken; if this one is not either, somebody else writes these lines
+            pipes.say("error", "the error", turn=ended, **pipes.fault("ValueError", _not_taken(said)))
+            ended = 0
+
+
+def _work(handle: Callable[[Turn], Any], turn: Turn, pipes: _Pipes) -> None:
+    """Run a turn, and say how it ended: where its result cannot be said, that it could not."""
+    kind, fields = "error", dict[str, Any]()
+    pipes.working = True
+    try:
+        kind, fields = "result", {"value": handle(turn)}
+    except Cancelled:
+        fields = {"error": "Cancelled"}
+    except StepFailed as error:
+        fields = {**pipes.fault(error.error, str(error)), "of": error.id}
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the turn's failure
+        fields = pipes.fault(type(error).__name__, str(error))
+    pipes.working = False
+    try:
+        pipes.say(kind, "the turn's result", turn=turn.turn_id, **fields)
+    except (TypeError, ValueError) as error:
+        pipes.say("error", "the error", turn=turn.turn_id, **pipes.fault(type(error).__name__, str(error)))
 
 
 def _main() -> NoReturn:

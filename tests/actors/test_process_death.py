@@ -306,7 +306,8 @@ async def test_grandchildren_do_not_survive_their_worker(path: Path) -> None:
     """Killed, gone by itself, or stopped: nobody of its group is left."""
     pids = path.with_name("pids")
     agent = shell(
-        f"sleep 300 & echo $! >>{pids}; sh -c 'sleep 300 & echo $! >>{pids}; wait' & sleep 0.05; result ok; exit 0"
+        f"sleep 300 & echo $! >>{pids}; sh -c 'sleep 300 & echo $! >>{pids}; wait' & "
+        f"until [ $(wc -l <{pids}) = 2 ]; do sleep 0.01; done; result ok; exit 0"
     )
     async with Runtime(path, [agent], settings=FAST) as runtime:
         assert (await runtime.ask("s", "w", None)).value == "ok"

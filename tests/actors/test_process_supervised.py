@@ -17,7 +17,7 @@ from turnkeeper.actors.node import logger
 from turnkeeper.actors.process import ProcessLimits, process_agent
 from turnkeeper.actors.process.life import Command
 from turnkeeper.actors.process.pool import Crew, Pool
-from turnkeeper.kernel.errors import ChildQuarantined
+from turnkeeper.kernel.errors import InvalidName
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.noted import decode_note
@@ -188,22 +188,13 @@ async def test_a_turn_of_a_worker_that_is_stopped_is_taken_back(path: Path) -> N
     check_invariants(path)
 
 
-class Strict(Supervisor):
-    """A staff that says of a child that is to rest that it is not to be had, though it is up."""
-
-    async def ensure_running(self, name: str) -> None:
-        if self._places[name].desired is not Desired.RUNNING:
-            raise ChildQuarantined(name, self._places[name].desired)
-        await super().ensure_running(name)
-
-
 async def test_a_paused_worker_is_passed_over() -> None:
     """It is up, and stays so; turns go to the other, and to it again once it is resumed."""
     limits = ProcessLimits(shutdown_s=0.2)
     script = 'echo \'{"v":1,"type":"ready","incarnation":1}\'; while read -r l; do :; done'
     command = Command(agent_id="w", command=["sh", "-c", script], env={}, cwd=None, limits=limits)
     crew = Crew(name="w", command=command, steps={}, workers_max=2, intensity=OFTEN)
-    staff, before = Strict(intensity=OFTEN, exceeded=Exceeded.QUARANTINE), children()
+    staff, before = Supervisor(intensity=OFTEN, exceeded=Exceeded.QUARANTINE), children()
     staff.start(lambda _: None)
     pool = Pool(crew, staff, logger())
     one, _ = await pool._worker()
@@ -261,6 +252,18 @@ def test_a_name_that_no_path_can_hold_is_refused_where_it_is_declared() -> None:
         process_agent("team/w", ["true"])
     with pytest.raises(ValueError, match="no slash"):
         process_agent("w", ["true"], version="a/b")
+    with pytest.raises(ValueError, match=r"no @"):  # "w" of version "2" has that path
+        process_agent("w@2", ["true"])
+    for version in ("v" * 5_000, "\ud800", "\0"):
+        with pytest.raises(InvalidName, match="version"):
+            process_agent("w", ["true"], version=version)
+
+
+async def test_the_longest_version_runs(path: Path) -> None:
+    """What is taken at its declaration can run."""
+    agent = python(path.parent, "run(lambda turn: turn.input)", version="\U0001f9ea" * 512)
+    async with Runtime(path, [agent], settings=FAST) as runtime:
+        assert (await runtime.ask("s", "w", 1)).value == 1
 
 
 async def test_a_folder_that_there_is_not_is_named(path: Path) -> None:

@@ -70,6 +70,13 @@ def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def spoil(path: Path, text: bytes) -> None:
+    """Make the eighth byte of a text in a file one that stands in no text."""
+    sound = path.read_bytes()
+    at = sound.index(text) + 7
+    path.write_bytes(sound[:at] + b"\xff" + sound[at + 1 :])
+
+
 def remove(path: Path) -> None:
     """Remove what is at a path: an empty directory, or a file."""
     if path.is_dir():
@@ -207,6 +214,16 @@ async def test_a_damaged_database_is_refused(path: Path) -> None:
 
     assert str(path) in str(refusal)
     assert files(path.parent) == {path.name: damaged}
+
+
+@pytest.mark.parametrize("text", [b"CREATE TABLE desired", b"CREATE INDEX child_events_path", b"desired TEXT NOT NULL"])
+async def test_a_schema_whose_text_is_damaged_is_refused_in_words(text: bytes, path: Path) -> None:
+    """Whichever byte of it is no text any more: then what SQLite says of it is none either."""
+    await make(path)
+    spoil(path, text)
+    refusal = await refused(path)
+
+    assert "damaged: a text is no UTF-8" in refusal.reason
 
 
 @pytest.mark.parametrize(

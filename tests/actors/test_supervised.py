@@ -393,13 +393,14 @@ async def test_no_crash_is_silent_and_a_storm_is_a_number(caplog: pytest.LogCapt
             child.tell("crash")
         await actors.wait_until_idle()
 
-        assert [record.getMessage() for record in caplog.records] == ["actor.crashed"]
+        assert [record.getMessage() for record in caplog.records] == ["actor.crashed actor=house"]
         assert caplog.records[0].exc_info is not None
-    record = vars(caplog.records[-1])
-    assert (record["msg"], record["crashes"]) == ("actor.crashes", 649)
-    assert record["actors"]["house: ValueError"] == 499
-    assert len(record["actors"]) == 100
-    assert sum(record["actors"].values()) + record["others"] == 649
+    record = caplog.records[-1]
+    actors, others = record.fields["actors"], record.fields["others"]
+    assert (record.event, record.fields["crashes"]) == ("actor.crashes", 649)
+    assert actors["house: ValueError"] == 499
+    assert len(actors) == 100
+    assert sum(actors.values()) + others == 649
     assert len(caplog.records) == 2
 
 
@@ -416,7 +417,25 @@ async def test_a_storm_in_one_place_hides_no_crash_in_another(caplog: pytest.Log
 
         seen = [record.exc_info[0] for record in caplog.records if record.exc_info]
         assert seen == [ValueError, *kinds[:9]]
-    assert vars(caplog.records[-1])["crashes"] == 49 + 3
+    assert caplog.records[-1].fields["crashes"] == 49 + 3
+
+
+async def test_of_a_storm_that_is_not_shown_nothing_is_formatted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A level that hides it also spares its cost."""
+    rendered = []
+    monkeypatch.setattr("turnkeeper.actors.node._printable", rendered.append)
+    caplog.set_level(logging.CRITICAL, "turnkeeper")
+    async with Actors() as actors:
+        house = House(actors, poison=NEVER)
+        house.start()
+        for _ in range(50):
+            house.child.tell("crash")
+        await actors.wait_until_idle()
+
+    assert actors.statistics().crashes == 50
+    assert rendered == []
 
 
 class Payload:

@@ -161,9 +161,9 @@ async def test_a_handler_that_would_not_stop_is_given_up(
         await asyncio.gather(*[one for one in stopping if one is not None])
 
         assert not deaf.gate.is_set()
-        assert [record.getMessage() for record in caplog.records] == ["actor.would_not_stop"]
-        assert vars(caplog.records[0])["actor"] == "deaf"
-        assert "in handle" in vars(caplog.records[0])["at"]
+        (record,) = caplog.records
+        assert (record.event, record.fields["actor"]) == ("actor.would_not_stop", "deaf")
+        assert "in handle" in record.fields["at"]
         assert not child.up
         child.start(exits.append)
         assert await waiting == "behind it"

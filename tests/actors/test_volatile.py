@@ -317,7 +317,8 @@ async def test_a_crash_stops_the_actor(caplog: pytest.LogCaptureFixture) -> None
         statistics = actors.statistics()
         assert (statistics.actors, statistics.crashes, statistics.letters_done) == (0, 1, 0)
         (record,) = caplog.records
-        assert (record.name, record.levelno, record.getMessage()) == ("turnkeeper", logging.ERROR, "actor.crashed")
+        assert (record.name, record.levelno) == ("turnkeeper", logging.ERROR)
+        assert (record.getMessage(), record.fields) == ("actor.crashed actor=pricing", {"actor": "pricing"})
         assert record.exc_info is not None
         assert record.exc_info[1] is crash.value
 
@@ -330,7 +331,7 @@ async def test_a_crash_on_a_tell_stops_the_actor_too(caplog: pytest.LogCaptureFi
 
         assert await other.ask("alive") == "alive"
         assert [letter.message for letter in actors.dead_letters()] == ["boom"]
-        assert [record.getMessage() for record in caplog.records] == ["actor.crashed"]
+        assert [record.event for record in caplog.records] == ["actor.crashed"]
         assert actors.statistics().workers == 1
 
 

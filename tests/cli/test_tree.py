@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -108,7 +109,7 @@ async def test_a_live_tree_shows_what_everybody_does_now(inside: Inside, path: P
     assert (fell["desired"], fell["incarnation"], fell["restarts"], fell["why"]) == ("quarantined", 3, 2, "crashed")
     assert under(tree, "tree", "shop", "prices")["look"].items() >= looked.items()
     assert "live" in shown.stdout
-    assert "agents/echo  agent, running, to be paused, mailbox: 1, running: 0\n" in shown.stdout
+    assert "agents/echo  agent, paused, mailbox: 1, running: 0\n" in shown.stdout
     assert "idle, to be quarantined, incarnation 3, restarts in its window: 2, last end: crashed\n" in shown.stdout
     assert "mailbox: 7, last beat 3.0 s ago, last progress 3 min ago, alive, pid 4242\n" in shown.stdout
 
@@ -148,6 +149,7 @@ async def test_of_very_many_children_the_first_are_shown_and_the_others_counted(
     tree = under(found["tree"], "tree")
     assert (len(tree["children"]), tree["left_out"]) == (500, 500)
     assert tree["children"][0]["name"] == "0" * 700
+    assert f"tree/{'0' * 700}  service, running, incarnation 1\n" in shown.stdout  # folded nowhere but in a terminal
     assert "... 500 more" in shown.stdout
 
 
@@ -164,6 +166,16 @@ async def test_events_say_who_said_what_and_who_fell(inside: Inside, path: Path)
     assert {one["kind"] for one in events["events"]} >= {"started", "crashed", "restarted", "quarantined", "paused"}
     assert newest["events"] == events["events"][-2:]
     assert all(word in shown.stdout for word in ("paused", "ann", "a bad release"))
+
+
+async def test_of_what_nothing_was_noted_that_is_said(inside: Inside, path: Path) -> None:
+    """In one line; a name is shown as it is, and steers nothing. For machines it is an empty list."""
+    await ran(path)
+    shown = await asyncio.to_thread(inside, "child-events", path, "[red]nope\x1b")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == f"{path} as stored: events of [red]nope\\x1b, the newest last: none\n"
+    assert await asyncio.to_thread(told, inside, "child-events", path, "nope") == {"events": []}
 
 
 async def test_names_that_would_steer_a_terminal_are_shown_and_do_not(inside: Inside, path: Path) -> None:
@@ -377,6 +389,30 @@ async def test_a_live_tree_of_a_store_that_nobody_has_is_refused(inside: Inside,
 
     assert refused.returncode == 2
     assert "none has the store open" in refused.stderr
+
+
+async def test_of_a_runtime_that_closes_that_is_said(inside: Inside, path: Path) -> None:
+    """Its door is shut, and its store is not free yet: neither is nobody there, nor is another runtime to be sought."""
+    released, lines = asyncio.Event(), (("pause", path, "agents/echo"), ("tree", path, "--live"))
+
+    async def slow() -> None:
+        try:
+            await steady()
+        finally:
+            await released.wait()
+
+    slowly = [ChildSpec(name="slow", child=Service(slow), shutdown_s=60)]
+    async with Runtime(path, [echo], settings=QUICK, children=slowly) as runtime:
+        closing = asyncio.create_task(runtime.aclose())
+        await until(lambda: not path.with_name(f"{path.name}.door").exists())
+        pause, tree = [await asyncio.to_thread(inside, *line) for line in lines]
+        released.set()
+        await closing
+
+    for refused in (pause, tree):
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "is closing or not answering" in refused.stderr
+    assert f"process {os.getpid()} has the store open" in pause.stderr
 
 
 @pytest.mark.parametrize("fields", [{"path": "agents/echo", "word": "dance"}, {"word": "pause"}, {"path": 7}])

@@ -91,6 +91,9 @@ def test_what_a_worker_says_is_understood(line: dict, message: object) -> None:
         (b'{"v":2,"type":"ready","incarnation":1}', Refusal.VERSION),
         (b'{"v":1,"type":"shutdown"}', Refusal.UNKNOWN),
         (b'{"v":1,"type":"ready"}', Refusal.UNKNOWN),
+        (b'{"v":1,"type":"call","turn":1,"tool":"t","id":"%b"}' % (b"i" * 201), Refusal.UNKNOWN),
+        (b'{"v":1,"type":"did","turn":1,"id":%d}' % (2**63), Refusal.UNKNOWN),
+        (b'{"v":1,"type":"error","turn":1,"error":"E","of":"%b"}' % (b"i" * 201), Refusal.UNKNOWN),
         (b'{"v":1,"type":"ready","incarnation":"1"}', Refusal.UNKNOWN),
         (b'{"v":1,"type":"ready","incarnation":1,"more":1}', Refusal.UNKNOWN),
         (b'{"v":1,"type":"hello","incarnation":1}', Refusal.UNKNOWN),
@@ -118,7 +121,7 @@ def test_lines_are_the_same_in_whatever_pieces_they_come(lines: list[bytes], dat
         found += taken.feed(text[at : at + size])
         at += size
 
-    assert found == [line.rstrip(b"\r") for line in lines if line.strip()]
+    assert found == [line.rstrip(b"\r") if line.strip() else b"" for line in lines]
     assert taken.half == 0
 
 
@@ -139,3 +142,7 @@ def test_an_endless_line_holds_no_memory_and_counts_again_and_again() -> None:
 
     assert 90 <= len(found) <= 100
     assert taken.half == 0
+
+
+def test_blank_lines_are_counted() -> None:
+    assert Lines(10).feed(b"\n\r\n  \nx\n") == [b"", b"", b"", b"x"]

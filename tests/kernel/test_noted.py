@@ -12,6 +12,7 @@ from turnkeeper.kernel.supervision.noted import (
     PATH_BYTES_MAX,
     SAID,
     TEXT_BYTES_MAX,
+    VERB_KINDS,
     ChildEvent,
     ChildEventKind,
     Note,
@@ -23,8 +24,6 @@ from turnkeeper.kernel.supervision.noted import (
     noted,
     verb_noted,
 )
-
-VERBS = {kind for kind, _ in SAID.values()}
 
 
 @pytest.mark.parametrize(("desired", "verb"), list(product(Desired, Verb)))
@@ -53,13 +52,13 @@ def test_every_verb_has_a_kind_of_its_own() -> None:
     """So that the last of them says what is wanted."""
 
     assert SAID.keys() == set(Verb)
-    assert len(VERBS) == len(Verb)
+    assert len(VERB_KINDS) == len(Verb)
 
 
 @pytest.mark.parametrize("kind", ChildEventKind)
 def test_a_verb_is_not_noted_without_what_is_wanted(kind: ChildEventKind) -> None:
     """All other kinds are noted by themselves."""
-    if kind in VERBS:
+    if kind in VERB_KINDS:
         with pytest.raises(ValueError, match="verb_noted"):
             noted("agents/a", kind, at=1.0, boot_id=1)
     else:
@@ -77,10 +76,13 @@ def test_a_verb_is_not_noted_without_what_is_wanted(kind: ChildEventKind) -> Non
     ],
 )
 def test_an_end_is_noted_by_its_kind_with_all_that_is_known_of_it(ended: Exit, kind: ChildEventKind) -> None:
-    """Its reason, its error, its exit code and its signal."""
+    """Its reason, its error, its exit code and its signal; an event that is read says the same."""
     found, note = note_of_exit(ended)
+    stored = noted("tree/a", found, note, at=1.0, boot_id=1)
+    event = ChildEvent(1, 1.0, 1, "tree/a", found, 0, stored.detail, stored.digest)
 
     assert found is kind
+    assert event.note == note
     assert (note.reason, note.error, note.code, note.signal) == (ended.reason, ended.error, ended.code, ended.signal)
 
 

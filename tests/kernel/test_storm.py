@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from turnkeeper.kernel.errors import ProcessDied, Quarantined, VersionGone
+from turnkeeper.kernel.errors import (
+    ChildNotWanted,
+    ChildQuarantined,
+    ProcessDied,
+    Quarantined,
+    ShuttingDown,
+    VersionGone,
+)
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.supervision.storm import Storm, is_fruitless
 from turnkeeper.kernel.verdict import Stop, Verdict
@@ -45,6 +52,13 @@ def test_a_turn_that_was_quarantined_before_it_ran_does_not_count() -> None:
     """It did its harm in earlier runs, and those have counted."""
 
     assert not is_fruitless(Verdict.FAIL, Quarantined(1, 101), None)
+
+
+@pytest.mark.parametrize("error", [ChildQuarantined("p", "w"), ChildNotWanted("p", "paused"), ShuttingDown()])
+def test_a_turn_that_found_no_worker_does_not_count(error: Exception) -> None:
+    """They are put away or told to rest: nothing of the agent has run."""
+
+    assert not is_fruitless(Verdict.FAIL, error, None)
 
 
 @pytest.mark.parametrize("stop", [None, *Stop])

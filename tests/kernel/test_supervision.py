@@ -159,7 +159,7 @@ def test_an_intensity_that_cannot_be_kept_is_refused_by_the_name_of_its_value(wr
 
 # ---------------------------------------------------------------- liveness
 
-LIMITS = Limits(silent_s=10.0, grace_s=5.0, idle_s=60.0)
+LIMITS = Limits(silent_s=10.0, grace_s=5.0)
 
 
 @pytest.mark.parametrize(("health", "sign"), list(product(Health, Sign)))
@@ -195,23 +195,19 @@ def test_the_beat_of_a_stale_incarnation_is_refused() -> None:
 
 
 def test_alive_and_getting_on_are_apart() -> None:
-    """Who beats without getting on is stuck, and not suspect."""
+    """Who beats without getting on is not suspect; when it last got on is known."""
     pulse = Pulse(1, 0.0, 0.0)
     for now in range(1, 61):
         pulse = pulse.beaten(1, float(now))
 
     assert pulse.looked_at(LIMITS, 60.0).health is Health.ALIVE
-    assert pulse.stuck(LIMITS, 60.0)
-    assert not pulse.beaten(1, 60.0, progress=True).stuck(LIMITS, 60.0)
-    assert not pulse.stuck(Limits(silent_s=10.0, grace_s=5.0), 1e9)
+    assert (pulse.progress_at, pulse.beaten(1, 61.0, progress=True).progress_at) == (0.0, 61.0)
 
 
 def test_when_to_look_next() -> None:
-    """At the end of silence, of grace, or of patience, whichever comes first."""
-    assert Pulse(1, 55.0, 0.0).due_at(LIMITS) == 60.0
+    """At the end of silence, or of the grace."""
     assert Pulse(1, 5.0, 0.0).due_at(LIMITS) == 15.0
     assert Pulse(1, 5.0, 0.0, Health.SUSPECT, 17.0).due_at(LIMITS) == 22.0
-    assert Pulse(1, 5.0, 0.0).due_at(Limits(silent_s=10.0, grace_s=5.0)) == 15.0
 
 
 # ---------------------------------------------------------------- desired state

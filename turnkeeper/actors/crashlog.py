@@ -1,8 +1,9 @@
 """The crash log: every crash is logged or counted in a record that is; a storm of them does not drown the process."""
 
 import asyncio
-import logging
 from typing import Final
+
+from turnkeeper.actors.node import logger
 
 __all__ = ["CrashLog"]
 
@@ -13,7 +14,7 @@ twenty times a restart, and ten of one storm, one behind the other, are what its
 NAMES_MAX: Final = 100
 """Actors that the summary of a window names."""
 
-logger = logging.getLogger("turnkeeper")
+_log: Final = logger()
 
 
 class CrashLog:
@@ -46,7 +47,7 @@ class CrashLog:
         key = actor, type(crash)
         count = self._counts.get(key)
         if count is None and self._is_of_a_new_place(crash):
-            logger.error("actor.crashed", exc_info=crash, extra={"actor": actor})
+            _log.error("actor.crashed", actor=actor, exc_info=crash)
             self._counts[key] = 0
         elif count is not None or len(self._counts) < NAMES_MAX:
             self._counts[key] = (count or 0) + 1
@@ -74,6 +75,6 @@ class CrashLog:
             actors = {
                 f"{actor}: {error.__qualname__}": count for (actor, error), count in self._counts.items() if count
             }
-            logger.error("actor.crashes", extra={"crashes": crashes, "actors": actors, "others": self._others})
+            _log.error("actor.crashes", crashes=crashes, actors=actors, others=self._others)
         self._counts.clear()
         self._others = 0

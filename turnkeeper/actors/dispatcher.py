@@ -16,7 +16,6 @@ another actor's handler that hangs in an await.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -24,6 +23,7 @@ from typing import Any, Final, cast
 
 from turnkeeper.actors.crashlog import CrashLog
 from turnkeeper.actors.letters import Ask, DeadLetter, DeadLetterReason, Ledger
+from turnkeeper.actors.node import logger
 from turnkeeper.kernel.errors import ActorStopped, MailboxFull, Refused, ShuttingDown
 from turnkeeper.kernel.supervision.child import Exit, Exited
 
@@ -42,7 +42,7 @@ SPARE_MAILBOXES_MAX: Final = 1_024
 LETTERS_PER_CRASH: Final = 16
 """A crash and a restart take as long as so many letters of trivial handlers, and count as so many."""
 
-logger = logging.getLogger("turnkeeper")
+_log: Final = logger()
 
 
 class Actor:
@@ -148,7 +148,7 @@ class Mortal(Actor):
         if dispatcher.closed and isinstance(crash, asyncio.CancelledError):
             self._bury(letter, DeadLetterReason.SHUTTING_DOWN)
             return self.letters
-        logger.error("actor.crashed", exc_info=crash, extra={"actor": self.name})
+        _log.error("actor.crashed", actor=self.name, exc_info=crash)
         dispatcher.ledger.crashes += 1
         self.crash = crash
         # A CancelledError or a SystemExit stays here: raised in the asker's task it would mean something else.
@@ -239,8 +239,8 @@ class Dispatcher:
         self._yielding += 1
         try:
             exited(exit_)
-        except Exception:  # a supervisor's mistake is not the worker's end, which other actors need
-            logger.exception("supervisor.crashed")
+        except Exception:  # noqa: BLE001 - a supervisor's mistake is not the worker's end, which other actors need
+            _log.exception("supervisor.crashed")
         finally:
             self._yielding -= 1
 
@@ -306,7 +306,7 @@ class Dispatcher:
         self.workers.discard(worker)
         self.running.pop(worker, None)
         if not worker.cancelled() and (error := worker.exception()) is not None:
-            logger.error("worker.crashed", exc_info=error)
+            _log.error("worker.crashed", exc_info=error)
         self.pending = False
         if self.ready:
             self.request_dispatch()

@@ -86,6 +86,15 @@ class Journal:
         self.check_live()
         self._turn.get_on(self._node.loop.time())
 
+    def put_off(self) -> None:
+        """Take note that the run waits for what is not its own doing: it is not stuck, and does not get on.
+
+        Raises:
+            StaleEpoch, ShuttingDown, StorageFailed: it is to end, or has ended.
+        """
+        self.check_live()
+        self._turn.put_off(self._node.loop.time())
+
     # ------------------------------------------------------------ what happens to a step
 
     async def intend(self, tool: Tool[..., Any], call: Call) -> None:

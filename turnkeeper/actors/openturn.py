@@ -100,9 +100,13 @@ class OpenTurn:
         if self.task is not None:
             self.task.cancel()
 
-    def get_on(self, at_s: float) -> None:
-        """Take note of progress; what is known of a later moment stands."""
+    def put_off(self, at_s: float) -> None:
+        """Let the limit on being without progress count from a moment; what is known of a later one stands."""
         self.progress_s = max(self.progress_s, at_s)
+
+    def get_on(self, at_s: float) -> None:
+        """Take note of progress."""
+        self.put_off(at_s)
         self.fruitless = False
         self.storm.get_on()
 

@@ -95,6 +95,10 @@ class Steps:
         """Take note that the run gets on; see `Turn.heartbeat`."""
         self._journal.heartbeat()
 
+    def put_off(self) -> None:
+        """Take note that the run waits for what is not its own doing; see `Turn.put_off`."""
+        self._journal.put_off()
+
     def issue(self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | Exception:
         """Give a step its place and its name, at the moment it is asked for and not when it comes to run.
 

@@ -9,7 +9,6 @@ for it would make stopping a tree quadratic. The worker that gets there meets `_
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -18,6 +17,7 @@ import msgspec
 
 from turnkeeper.actors.dispatcher import Actor, Dispatcher
 from turnkeeper.actors.letters import Ask, DeadLetter, DeadLetterReason, Delivery
+from turnkeeper.actors.node import logger
 from turnkeeper.actors.places import stands_at
 from turnkeeper.kernel.errors import ActorStopped, LetterDead, ShuttingDown
 from turnkeeper.kernel.supervision.child import Exit, Exited
@@ -55,7 +55,7 @@ class Poison(msgspec.Struct, frozen=True, kw_only=True):
 LAST_WORDS_S: Final = 1.0
 """How long a handler that was cut off may take to clean up before its actor goes down without it."""
 
-logger = logging.getLogger("turnkeeper")
+_log: Final = logger()
 
 _TRIED_AGAIN: Final = (Exception, asyncio.CancelledError)
 """What ends the process is not: its loop comes back to life to close."""
@@ -293,7 +293,7 @@ class Supervised(Actor):
     def _give_up(self, worker: asyncio.Task[None]) -> None:
         """Be down without the end of a handler that would not stop. Nobody counts on its worker any more."""
         dispatcher = self.dispatcher
-        logger.error("actor.would_not_stop", extra={"actor": self.name, "at": stands_at(worker)})
+        _log.error("actor.would_not_stop", actor=self.name, at=stands_at(worker))
         del dispatcher.running[worker]
         dispatcher.workers.discard(worker)
         dispatcher.deaf.add(worker)  # held, or it would be collected in the middle of its work

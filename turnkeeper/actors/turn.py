@@ -115,3 +115,13 @@ class Turn:
             StorageFailed: its record cannot be kept.
         """
         self._steps.heartbeat()
+
+    def put_off(self) -> None:
+        """Say that the turn waits for what is not its own doing, such as a worker that is busy with others.
+
+        It puts off the agent's `idle_s` as a heartbeat does. It is no progress: the storm guard does not hear of it.
+
+        Raises:
+            StaleEpoch, ShuttingDown, StorageFailed: as for `heartbeat`.
+        """
+        self._steps.put_off()

@@ -16,9 +16,8 @@ from rich.table import Table
 
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.durations import ago, duration_s
-from turnkeeper.cli.output import json_option, out, print_json
+from turnkeeper.cli.output import json_option, out, print_json, print_line
 from turnkeeper.cli.show import moment, table
-from turnkeeper.cli.tables import printable
 from turnkeeper.kernel.lookback.backlog import RECEIPTS_MAX, ReceiptView, receipts
 from turnkeeper.kernel.lookback.checkpoint import Checkpoint, Doubt, Event, checkpoint, doubts
 from turnkeeper.kernel.lookback.compare import Difference, diff
@@ -55,7 +54,7 @@ def _show(db: Path, question: Callable[[Rows], _Shown], *, as_json: bool) -> Non
             out.print(part)
         else:
             named = _COMMAND.sub(lambda found: f"{found[1]} {shlex.quote(str(db))} ", part)
-            out.print(printable(named), markup=False, soft_wrap=True)
+            print_line(named)
 
 
 # ---------------------------------------------------------------- for people

@@ -12,9 +12,8 @@ from turnkeeper.actors.store.backup import backup as back_up
 from turnkeeper.actors.store.file import check_store
 from turnkeeper.actors.store.file import resolve as resolved
 from turnkeeper.cli.durations import duration_s
-from turnkeeper.cli.output import json_option, out, print_json
-from turnkeeper.cli.tables import printable
-from turnkeeper.kernel.errors import DoorClosed
+from turnkeeper.cli.output import json_option, print_json, print_line
+from turnkeeper.kernel.errors import DoorClosed, StoreInUse
 from turnkeeper.supervisors.knock import knock
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.supervisors.verbs import verbs
@@ -101,21 +100,26 @@ def print_answer(answered: Mapping[str, Any], said: str, as_json: bool) -> None:
     if as_json:
         print_json(dict(answered))
     else:
-        out.print(printable(said), markup=False, soft_wrap=True)
+        print_line(said)
 
 
 def ask(db: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the runtime that has the store open; where there is none, open it for this one thing.
 
     Raises:
+        DoorClosed: a runtime has it open that closes, or does not answer.
         TurnkeeperError: it is no store, or it was refused; from a runtime this is `DoorRefused`.
     """
     file = resolved(db)
     check_store(file)  # a path that is no store is refused, and not made one
     try:
         answered: dict[str, Any] = knock(file, verb, fields)
-    except DoorClosed:
-        answered = asyncio.run(_by_oneself(file, verb, fields))
+    except DoorClosed as closed:
+        try:
+            answered = asyncio.run(_by_oneself(file, verb, fields))
+        except StoreInUse as held:
+            reason = f"{held.owner} has the store open, and is closing or not answering"
+            raise DoorClosed(closed.path, reason) from held
     return answered
 
 

@@ -9,9 +9,12 @@ import click
 import msgspec
 from rich.console import Console
 
-__all__ = ["err", "json_option", "out", "print_json"]
+from turnkeeper.cli.tables import printable
 
-_PIPE_WIDTH: Final = 160
+__all__ = ["err", "json_option", "out", "print_json", "print_line"]
+
+_PIPE_WIDTH: Final = 1_000_000
+"""No line is folded where no terminal shows it: `grep` finds what stands on one line."""
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -19,6 +22,11 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object as the last line, for machines."
 )
+
+
+def print_line(text: str) -> None:
+    """Print one line for people that cannot steer a terminal, whoever wrote it."""
+    out.print(printable(text), markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from turnkeeper.actors.store.reader import Reader
-from turnkeeper.cli.output import out, print_json
+from turnkeeper.cli.output import out, print_json, print_line
 from turnkeeper.cli.tables import printable, rows_table
 from turnkeeper.kernel.edge import Failure, decode_detail
 from turnkeeper.kernel.errors import InvalidName, TurnNotFound
@@ -28,10 +28,10 @@ _DAMAGED = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class View(NamedTuple):
-    """The same content twice: as plain data for machines, as tables, or a tree, for people."""
+    """The same content twice: as plain data for machines, as lines, tables or a tree for people."""
 
     data: Any
-    tables: Sequence[Table | Tree]
+    parts: Sequence[str | Table | Tree]
 
 
 def print_view(view: View, *, as_json: bool) -> None:
@@ -39,8 +39,11 @@ def print_view(view: View, *, as_json: bool) -> None:
     if as_json:
         print_json(view.data)
         return
-    for one in view.tables:
-        out.print(one)
+    for part in view.parts:
+        if isinstance(part, str):
+            print_line(part)
+        else:
+            out.print(part)
 
 
 def sessions_view(db: Path) -> View:
@@ -102,9 +105,9 @@ def turn_view(db: Path, session_id: str, turn_id: int) -> View:
     except _DAMAGED:
         steps = []  # the edges say which of them is damaged
     delivered = _deliverable(deliverable)
-    tables = [table(f"turn {turn_id}, {row.state}: edges", edges), table("steps, in the order of issue", steps)]
+    parts = [table(f"turn {turn_id}, {row.state}: edges", edges), table("steps, in the order of issue", steps)]
     if delivered is not None:
-        tables.append(table("deliverable", [delivered]))
+        parts.append(table("deliverable", [delivered]))
     data = {
         "session": session_id,
         "turn": turn_id,
@@ -113,7 +116,7 @@ def turn_view(db: Path, session_id: str, turn_id: int) -> View:
         "steps": steps,
         "deliverable": delivered,
     }
-    return View(data, tables)
+    return View(data, parts)
 
 
 def _agents(reader: Reader, session_id: str) -> list[SessionRow]:
@@ -187,9 +190,11 @@ def moment(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows as a table, each cell on one line that cannot steer a terminal."""
-    columns = list(rows[0]) if rows else []
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str | Table:
+    """Return rows as a table, each cell on one line that cannot steer a terminal; of no rows, a line that says so."""
+    if not rows:
+        return f"{title}: none"
+    columns = list(rows[0])
     return rows_table(escape(printable(title)), columns, [[_cell(row[name]) for name in columns] for row in rows])
 
 

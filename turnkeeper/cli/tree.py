@@ -17,17 +17,17 @@ from turnkeeper.cli.durations import ago
 from turnkeeper.cli.output import json_option
 from turnkeeper.cli.show import View, moment, print_view, table
 from turnkeeper.cli.tables import printable
+from turnkeeper.kernel.errors import DoorClosed
 from turnkeeper.kernel.lookback.past import readable, span
 from turnkeeper.kernel.rows import AgentRow, Rows
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.noted import (
     EVENTS_MAX,
-    SAID,
+    VERB_KINDS,
     ChildEvent,
     ChildEventKind,
     DesiredRow,
     Note,
-    decode_note,
 )
 from turnkeeper.supervisors.knock import knock
 from turnkeeper.supervisors.tending import AGENTS
@@ -44,7 +44,6 @@ _LOOKED: Final = {
 }
 """How each part of a `Look` is said."""
 
-_VERBS: Final = frozenset(kind for kind, _ in SAID.values())
 _UNNOTED: Final = {"noted": "", "at": None, "boot_id": None, "incarnation": 0, "restarts": 0, "why": ""}
 
 _db = click.argument("db", type=click.Path(path_type=Path))
@@ -57,13 +56,16 @@ def _live(db: Path) -> View:
     """Show the tree of the runtime that has a store open.
 
     Raises:
-        DoorClosed: none has.
+        DoorClosed: none has, or it closes.
         DoorError: it gave no answer.
         StorageFailed: it is no store.
     """
     file = resolved(db)
     check_store(file)
-    tree = knock(file, "tree", {})
+    try:
+        tree = knock(file, "tree", {})
+    except DoorClosed as closed:
+        raise DoorClosed(closed.path, f"{closed.reason}, or it is closing or not answering") from closed
     drawn = Tree(Text(f"{printable(str(db))} live, as its runtime has it now"))
     _draw(drawn, tree)
     return View({"db": str(db), "live": True, "tree": tree}, [drawn])
@@ -81,9 +83,12 @@ def _draw(above: Tree, node: Mapping[str, Any], path: str = "") -> None:
 def _facts(node: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is known of a node, in a few words each."""
     yield node["kind"]
-    yield node["state"]
-    if node["desired"] != Desired.RUNNING:
-        yield f"to be {node['desired']}"
+    if node["kind"] == "agent":  # it has no state but what is wanted of it
+        yield node["desired"]
+    else:
+        yield node["state"]
+        if node["desired"] != Desired.RUNNING:
+            yield f"to be {node['desired']}"
     if node["incarnation"]:
         yield f"incarnation {node['incarnation']}"
     if node["restarts"]:
@@ -109,11 +114,11 @@ def _stored(db: Path) -> View:
         wanted = {row.path: row for row in rows.desired()}
         agents, children = _agents(rows, wanted), _children(rows, wanted)
     now = time.time()
-    tables = [
+    parts = [
         table(f"{db} as stored, whether it runs or not: agents", _aged(agents, now)),
         table(f"{db} as stored: children, as last noted", _aged(children, now)),
     ]
-    return View({"db": str(db), "live": False, "agents": agents, "children": children}, tables)
+    return View({"db": str(db), "live": False, "agents": agents, "children": children}, parts)
 
 
 def _agents(rows: Rows, wanted: Mapping[str, DesiredRow]) -> list[dict[str, Any]]:
@@ -141,9 +146,9 @@ def _children(rows: Rows, wanted: Mapping[str, DesiredRow]) -> list[dict[str, An
 
 def _note(facts: dict[str, Any], event: ChildEvent) -> None:
     """Take an event into what is known of a child. Restarts are counted within a window, which ends with its boot."""
-    if event.kind in _VERBS:
+    if event.kind in VERB_KINDS:
         return
-    note = decode_note(event)
+    note = event.note
     if event.boot_id != facts["boot_id"]:
         facts["restarts"] = 0
     if event.kind == ChildEventKind.RESTARTED:
@@ -191,7 +196,7 @@ def _noted(db: Path, path: str | None, limit: int) -> View:
         StorageFailed, SchemaTooNew: they cannot be read.
     """
     with readable(str(db)), Reader(db) as rows:
-        events = [(event, decode_note(event)) for event in rows.child_events(path, limit=EVENTS_MAX)[-limit:]]
+        events = [(event, event.note) for event in rows.child_events(path, limit=EVENTS_MAX)[-limit:]]
     data = [
         {"event_id": event.event_id, "at": event.at, "boot_id": event.boot_id, "path": event.path, "kind": event.kind}
         | {"incarnation": event.incarnation}
@@ -211,11 +216,11 @@ def _noted(db: Path, path: str | None, limit: int) -> View:
             "signal": note.signal,
             "restart": note.restart,
             "pause": None if note.pause_s is None else span(note.pause_s),
-            "pid": note.pid,
         }
         for event, note in events
     ]
-    return View({"events": data}, [table(f"{db} as stored: what was noted, the newest last", shown)])
+    whose = "" if path is None else f" of {path}"
+    return View({"events": data}, [table(f"{db} as stored: events{whose}, the newest last", shown)])
 
 
 # ---------------------------------------------------------------- commands

@@ -1,11 +1,12 @@
 """Envelopes: what a runtime and a worker process say to each other, one JSON object a line, and what is refused."""
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 __all__ = [
+    "ID_LEN_MAX",
     "VERSION",
     "Answer",
     "Bye",
@@ -41,6 +42,14 @@ VERSION: Final = 1
 
 _SAID_LEN_MAX: Final = 300
 """Characters of an explanation: it is sent back for each line that was not understood."""
+
+ID_LEN_MAX: Final = 200
+"""Characters of the id of a call or a step: every answer carries it, and has to fit into a line."""
+
+_INT_MAX: Final = 2**63 - 1
+
+Id = Annotated[int, msgspec.Meta(ge=-_INT_MAX, le=_INT_MAX)] | Annotated[str, msgspec.Meta(max_length=ID_LEN_MAX)]
+"""How a worker names a call or a step of its own."""
 
 
 class _Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -137,7 +146,7 @@ class Ping(_Said, frozen=True, kw_only=True, tag="ping"):
 
 
 class Bye(_Said, frozen=True, kw_only=True, tag="bye"):
-    """No turn will come any more. The worker ends."""
+    """No turn will come any more. The worker ends. It comes behind the end of a turn, or once that is cancelled."""
 
 
 ToWorker = Hello | Take | Answer | Go | Failed | Refused | Problem | Cancel | Ping | Bye
@@ -186,7 +195,7 @@ class Call(_Heard, frozen=True, kw_only=True, tag="call"):
     """
 
     turn: int
-    id: int | str
+    id: Id
     tool: str
     arguments: dict[str, Any] = {}
     key: str = ""
@@ -205,7 +214,7 @@ class Step(_Heard, frozen=True, kw_only=True, tag="step"):
     """
 
     turn: int
-    id: int | str
+    id: Id
     name: str
     effect: str = "pure"
     arguments: Any = None
@@ -216,7 +225,7 @@ class Did(_Heard, frozen=True, kw_only=True, tag="did"):
     """A step that was told to go has ended: with a result, or with an error. Answered with `answer` or `failed`."""
 
     turn: int
-    id: int | str
+    id: Id
     result: Any = None
     fault: Fault | None = None
 
@@ -242,7 +251,7 @@ class Raised(_Heard, frozen=True, kw_only=True, tag="error"):
     turn: int
     error: str
     message: str = ""
-    of: int | str | None = None
+    of: Id | None = None
 
 
 FromWorker = Ready | Pong | Heartbeat | Call | Step | Did | Result | Raised
@@ -335,13 +344,16 @@ class Lines:
         return len(self._held)
 
     def feed(self, piece: bytes) -> list[bytes | TooLong]:
-        """Return the lines that end in this piece, without their ends; those of nothing but blanks are left out."""
+        """Return the lines that end in this piece, without their ends; one of nothing but blanks is b"".
+
+        Those say nothing, and are returned to be counted: reading them costs as much as reading others.
+        """
         found: list[bytes | TooLong] = []
         *ended, rest = piece.split(b"\n")
         for part in ended:
             self._take(part, found)
-            if not self._skipping and self._held.strip():
-                found.append(bytes(self._held).rstrip(b"\r"))
+            if not self._skipping:
+                found.append(bytes(self._held).rstrip(b"\r") if self._held.strip() else b"")
             self._held.clear()
             self._skipping = False
         self._take(rest, found)

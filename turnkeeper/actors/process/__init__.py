@@ -16,6 +16,7 @@ from turnkeeper.actors.process.pool import Crew, Pool
 from turnkeeper.actors.process.worker import WorkerStatistics
 from turnkeeper.actors.tool import Tool
 from turnkeeper.actors.turn import Turn
+from turnkeeper.kernel.address import check_name
 from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.supervision.intensity import Intensity
 
@@ -96,7 +97,8 @@ def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
 
     Raises:
         TypeError: the name, or the command, is missing.
-        ValueError: workers_max is less than 1, or the name or the version holds a slash.
+        ValueError: workers_max is less than 1, the name or the version holds a slash, or the name an at sign.
+        InvalidName: the version is longer than a name may be, or is not valid text.
     """
     if isinstance(command, str) or not command:
         msg = 'write the command as a list, such as ["python", "worker.py"]'
@@ -108,6 +110,11 @@ def process_agent(  # noqa: PLR0913 - the declaration's parts, each by name
     if "/" in agent_id or "/" in version:
         msg = f"agent {agent_id!r}, version {version!r}: no slash, since they are part of its workers' paths"
         raise ValueError(msg)
+    if "@" in agent_id:
+        msg = f"agent {agent_id!r}: no @, which stands before the version in its workers' paths"
+        raise ValueError(msg)
+    if version:
+        check_name("version", version)
     started = Command(
         agent_id=agent_id,
         command=tuple(command),

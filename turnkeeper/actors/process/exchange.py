@@ -75,9 +75,9 @@ class Exchange:
         "_steps",
         "_timer",
         "_turn",
-        "_unwanted",
         "_value",
         "over",
+        "unwanted",
     )
 
     def __init__(self, life: Life, turn: Turn, steps: Mapping[str, Tool[..., Any]], limits: ProcessLimits) -> None:
@@ -91,7 +91,7 @@ class Exchange:
         self._open: dict[int | str, _Open] = {}
         self._errors: dict[int | str, Exception] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._unwanted = False
+        self.unwanted = False
         self._value: asyncio.Future[Any] = loop.create_future()
         self.over: asyncio.Future[None] = loop.create_future()
 
@@ -130,7 +130,7 @@ class Exchange:
 
     def _cancel(self) -> None:
         """Tell the worker that the turn is not wanted any more; it is free when it has ended it."""
-        self._unwanted = True
+        self.unwanted = True
         self._timer = self._loop.call_later(self._limits.cancel_s, self._life.kill, "deaf", "did not heed a cancel")
         self._life.send(Cancel(turn=self._turn.turn_id))
 
@@ -201,7 +201,7 @@ class Exchange:
         return None
 
     def _check_room(self) -> None:
-        if self._unwanted or self._value.done():
+        if self.unwanted or self._value.done():
             raise ContractViolation("the turn", "is cancelled")
         if len(self._open) >= self._limits.calls_max:
             raise ContractViolation("the turn", f"has {len(self._open)} calls open; wait for an answer")
@@ -231,7 +231,7 @@ class Exchange:
 
     def _did(self, message: Did) -> Problem | None:
         one = self._open.get(message.id)
-        if self._unwanted:
+        if self.unwanted:
             return None  # it crossed the cancel; the step is cut off already
         if one is None or one.did is None or one.did.done():
             return problem(Refusal.OUT_OF_PLACE, f"no step {message.id!r} was told to go")
@@ -254,7 +254,7 @@ class Exchange:
             result = await work
         except StepError as error:
             self._keep(id_, error)
-            self._tell(Failed(turn=self._turn.turn_id, id=id_, error=type(error).__name__, message=str(error)))
+            self._tell(Failed(turn=self._turn.turn_id, id=id_, error=type(error).__name__, message=self._said(error)))
         except (ContractViolation, PayloadTooLarge, StepLimitExceeded) as error:
             self._refuse(id_, error)
         except Exception as error:  # noqa: BLE001 - whatever else it is, a handler would have let it through
@@ -266,7 +266,11 @@ class Exchange:
 
     def _refuse(self, id_: int | str, error: Exception) -> None:
         self._keep(id_, error)
-        self._tell(Refused(turn=self._turn.turn_id, id=id_, error=type(error).__name__, message=str(error)))
+        self._tell(Refused(turn=self._turn.turn_id, id=id_, error=type(error).__name__, message=self._said(error)))
+
+    def _said(self, error: Exception) -> str:
+        """Return what an error says, as much of it as has room in a line, however it is escaped."""
+        return str(error)[: self._limits.line_bytes_max // 8]
 
     def _keep(self, id_: int | str, error: Exception) -> None:
         if len(self._errors) >= _ERRORS_MAX:
@@ -274,7 +278,7 @@ class Exchange:
         self._errors[id_] = error
 
     def _tell(self, message: Answer | Failed | Refused) -> None:
-        if self._unwanted or self.over.done():
+        if self.unwanted or self.over.done():
             return  # the worker may be at the same turn's next attempt by then
         try:
             self._life.send(message)

@@ -54,6 +54,11 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 class Listener(Protocol):
     """Whoever has the worker's attention: the turn that it runs."""
 
+    @property
+    def unwanted(self) -> bool:
+        """Say whether it was told to end, and nobody waits for what comes of it."""
+        ...
+
     def heard(self, message: FromWorker) -> Problem | None:
         """Take a message; return what is wrong with it."""
         ...
@@ -87,6 +92,7 @@ class Life:
         "_out",
         "_pinged",
         "_spawned",
+        "_stopped_at",
         "_timers",
         "_turns",
         "_why",
@@ -113,6 +119,7 @@ class Life:
         self._loop = loop = asyncio.get_running_loop()
         self._why = ""
         self.stopping = False
+        self._stopped_at = 0.0
         self._turns = 0
         self._heard = False
         self._pinged = 0
@@ -187,14 +194,17 @@ class Life:
             self._spawned.signal(signal.SIGKILL)
 
     async def stop(self, shutdown_s: float) -> None:
-        """Ask it to end, make it end once `shutdown_s` is over, and wait until nothing of it is left."""
+        """Let it finish its turn, ask it to end, make it end once `shutdown_s` is over; wait until nothing is left.
+
+        Its turn is answered until then. Of a turn that is not wanted any more the end is not waited for.
+        """
         if self._spawned is None:
             return
         self.stopping = True
-        self.send(Bye())
-        self._out.end()
-        self._timers["term"] = self._loop.call_later(shutdown_s / 2, self._terminate)
-        self._timers["kill"] = self._loop.call_later(shutdown_s, self.kill, "stopped", "would not stop")
+        self._stopped_at = self._loop.time() + shutdown_s
+        self._timers["kill"] = self._loop.call_at(self._stopped_at, self.kill, "stopped", "would not stop")
+        if self.listener is None or self.listener.unwanted:
+            self._dismiss()
         try:
             await asyncio.shield(self.over)
         except asyncio.CancelledError:
@@ -207,6 +217,13 @@ class Life:
             self.stopping = True
             self.kill("stopped", "stopped")
             self._exited()
+
+    def _dismiss(self) -> None:
+        """Ask it to end: it has nothing to do any more. SIGTERM comes at half of the time that is left."""
+        self.send(Bye())
+        self._out.end()
+        left_s = self._stopped_at - self._loop.time()
+        self._timers["term"] = self._loop.call_later(left_s / 2, self._terminate)
 
     def _terminate(self) -> None:
         if self._spawned is not None:
@@ -290,6 +307,8 @@ class Life:
         self.listener = listener
         self._turns += listener is not None
         self._heard = False
+        if listener is None and self.stopping and self._spawned is not None:
+            self._dismiss()
 
     def _look(self) -> None:
         limits, now = self._limits, self._loop.time()

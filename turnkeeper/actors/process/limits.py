@@ -24,10 +24,10 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
             cannot answer while it works needs more than its longest work.
         grace_s: from then, until it is killed.
         cancel_s: from `cancel` to the turn's end; then it is killed.
-        shutdown_s: from `bye` to its exit; then it is killed.
+        shutdown_s: from being stopped to its exit, the rest of its turn included; then it is killed.
         refusals_max: lines of one incarnation that were not understood; one more, and it is killed.
         calls_max: calls and steps that one turn may have open at once.
-        lines_per_s_max: lines a second that are read; more wait.
+        lines_per_s_max: lines a second that are read, blank ones included; more wait.
         stderr_lines_per_s_max: lines a second of stderr that are logged; more wait.
         stderr_line_bytes_max: of a line of stderr; the rest is left out.
     """

@@ -86,7 +86,7 @@ class Outflow:
 
 
 class Inflow:
-    """Lines from a worker's stdout or stderr: a piece at a time, at most so many lines a second.
+    """Lines from a worker's stdout or stderr: a piece at a time, at most so many lines a second, blank ones included.
 
     Whoever says more waits until the second is over, and so does whoever was asked to wait by `hold`.
     """
@@ -166,7 +166,8 @@ class Inflow:
             self._said += 1
             if self._fd is None:  # the line before was one too many
                 return
-            self._taken(line)
+            if line:  # a blank one is only counted
+                self._taken(line)
 
     def _slow_down(self) -> None:
         now = self._loop.time()

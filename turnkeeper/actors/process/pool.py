@@ -1,10 +1,10 @@
 """A pool: the workers of one process agent in one runtime, a turn each at a time."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,11 +14,22 @@ from turnkeeper.actors.process.spawned import Guard
 from turnkeeper.actors.process.worker import Worker
 from turnkeeper.actors.tool import Tool
 from turnkeeper.actors.turn import Turn
-from turnkeeper.kernel.errors import ChildQuarantined, ProcessDied, TurnkeeperError
+from turnkeeper.kernel.errors import (
+    ChildNotWanted,
+    ChildQuarantined,
+    ProcessDied,
+    ShuttingDown,
+    SupervisionError,
+    TurnkeeperError,
+)
 from turnkeeper.kernel.supervision.child import ChildSpec, Restart, Staff
 from turnkeeper.kernel.supervision.intensity import Intensity
 
 __all__ = ["Crew", "Pool"]
+
+_AGAIN_S: Final = 1.0
+"""How long a turn waits until it looks again at the workers that were not to be had: some are resumed without a start,
+such as one that was paused and stayed up."""
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,11 +45,13 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
 class Pool:
     """Gives each turn a worker: one that is up before a new one, and a new one before one that is down.
 
+    A worker that somebody has told to rest gets none; while all of them rest, or their supervisor does, turns wait.
+
     Who starts workers, brings back what falls and puts away what falls too often is their supervisor. It stops them,
     too; a pool has nothing to close.
     """
 
-    __slots__ = ("_crew", "_free", "_guard", "_log", "_staff", "_waiting", "workers")
+    __slots__ = ("_crew", "_free", "_guard", "_log", "_staff", "_wishes", "workers")
 
     def __init__(self, crew: Crew, staff: Staff, log: Any) -> None:
         """Begin without workers; the first turns add them to the staff."""
@@ -48,7 +61,7 @@ class Pool:
         self._guard = Guard()
         self.workers: list[Worker] = []
         self._free: list[Worker] = []
-        self._waiting: dict[asyncio.Future[Worker], set[Worker]] = {}
+        self._wishes: dict[_Wish, None] = {}
 
     async def run(self, turn: Turn, idle_s: float) -> Any:
         """Run a turn on a worker and return what the worker says is its deliverable.
@@ -59,8 +72,8 @@ class Pool:
 
         Raises:
             ChildQuarantined: every worker is put away.
-            ShuttingDown: there is no supervisor any more.
             ProcessDied: the worker died under the turn.
+            ChildNotWanted: from a `ProcessDied`: it was stopped under the turn.
             Exception: see `Exchange.value`.
         """
         while True:
@@ -70,25 +83,36 @@ class Pool:
             exchange.over.add_done_callback(partial(self._left, worker))
             try:
                 return await exchange.value()
-            except ProcessDied:
-                if life.over.result().reason != "normal":
+            except ProcessDied as died:
+                reason = life.over.result().reason
+                if reason == "stopped":  # taken back as after every death, but its end is nothing that it did
+                    raise ChildNotWanted(f"worker {worker.name} of {self._crew.name}", "stopped") from died
+                if reason != "normal":
                     raise  # otherwise it had ended before it read of this turn
 
     async def _worker(self) -> tuple[Worker, Life]:
-        """Take a worker that is up; those that are put away, or are to rest, are tried once each and passed over."""
-        away: set[Worker] = set()
-        while True:
-            worker = await self._taken(away)
-            try:
-                return worker, await self._up(worker)
-            except ChildQuarantined as error:
-                away.add(worker)
-                self._leave(worker, away=True)
-                if len(away) == self._crew.workers_max:
-                    raise _with_its_end(error, worker) from error
-            except BaseException:
-                self._leave(worker)
-                raise
+        """Take a worker that is up; those that are put away, or are to rest, are passed over for a while."""
+        wish = _Wish()
+        self._wishes[wish] = None
+        try:
+            while True:
+                worker = await self._taken(wish)
+                try:
+                    return worker, await self._up(worker)
+                except (ChildQuarantined, ChildNotWanted, ShuttingDown) as error:
+                    wish.away[worker] = error
+                    self._leave(worker, away=True)
+                    if isinstance(error, ChildQuarantined) and self._all_put_away(wish):
+                        raise _with_its_end(error, worker) from error
+                except BaseException:
+                    self._leave(worker)
+                    raise
+        finally:
+            del self._wishes[wish]
+
+    def _all_put_away(self, wish: "_Wish") -> bool:
+        put_away = sum(isinstance(error, ChildQuarantined) for error in wish.away.values())
+        return put_away == self._crew.workers_max
 
     async def _up(self, worker: Worker) -> Life:
         while True:
@@ -99,23 +123,25 @@ class Pool:
             if life is not None:
                 await asyncio.wait([life.over])  # the supervisor has been told by then
 
-    async def _taken(self, away: set[Worker]) -> Worker:
-        worker = self._choice(away)
-        if worker is not None:
-            return worker
-        waiting: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._waiting[waiting] = away
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if waiting.done() and not waiting.cancelled():  # it came together with the cancellation
-                self._leave(waiting.result())
-            raise
-        finally:
-            del self._waiting[waiting]
+    async def _taken(self, wish: "_Wish") -> Worker:
+        while (worker := self._choice(wish.away)) is None:
+            given: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+            wish.given = given
+            try:
+                await asyncio.wait([given], timeout=_AGAIN_S)
+            except asyncio.CancelledError:
+                if given.done():  # it came together with the cancellation
+                    self._leave(given.result())
+                raise
+            finally:
+                wish.given = None
+            if given.done():
+                return given.result()
+            wish.away.clear()
+        return worker
 
-    def _choice(self, away: set[Worker]) -> Worker | None:
-        """Return a worker that nobody has, None where there is none but those that are put away."""
+    def _choice(self, away: Collection[Worker]) -> Worker | None:
+        """Return a worker that nobody has, None where there is none but those that are away."""
         free = [worker for worker in self._free if worker not in away]
         up = [worker for worker in free if worker.up]
         if not up and len(self.workers) < self._crew.workers_max:
@@ -138,10 +164,10 @@ class Pool:
         self._leave(worker)
 
     def _leave(self, worker: Worker, *, away: bool = False) -> None:
-        """Give a worker to whoever has waited longest; one that is put away, to who does not know so yet."""
-        for waiting, known in self._waiting.items():
-            if not waiting.done() and not (away and worker in known):
-                waiting.set_result(worker)
+        """Give a worker to whoever has waited longest; one that is away, to who does not know so yet."""
+        for wish in self._wishes:
+            if wish.given is not None and not wish.given.done() and not (away and worker in wish.away):
+                wish.given.set_result(worker)
                 return
         self._free.append(worker)
 
@@ -150,6 +176,16 @@ class Pool:
         if worker in self._free:
             self._free.remove(worker)
             self._leave(worker)
+
+
+class _Wish:
+    """A turn that wants a worker, in the order in which they came: what it waits for, and whom it need not ask now."""
+
+    __slots__ = ("away", "given")
+
+    def __init__(self) -> None:
+        self.away: dict[Worker, SupervisionError | ShuttingDown] = {}
+        self.given: asyncio.Future[Worker] | None = None
 
 
 def _with_its_end(error: ChildQuarantined, worker: Worker) -> ChildQuarantined:
@@ -171,7 +207,7 @@ def _putting_off(turn: Turn, idle_s: float) -> Iterator[None]:
     def beat() -> None:
         timers[:] = [loop.call_later(idle_s / 2, beat)]
         with suppress(TurnkeeperError):  # its run is over; its cancellation is on its way
-            turn.heartbeat()
+            turn.put_off()
 
     beat()
     try:
@@ -179,4 +215,4 @@ def _putting_off(turn: Turn, idle_s: float) -> Iterator[None]:
     finally:
         timers[0].cancel()
         with suppress(TurnkeeperError):
-            turn.heartbeat()
+            turn.put_off()

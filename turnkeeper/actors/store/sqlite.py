@@ -1,7 +1,6 @@
 """The SQLite store: one owned file, one writing connection, one that only reads."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +114,7 @@ class SqliteStore:
         raw.staged.append(work)  # the thread takes it up in the order of the commits
         try:
             await self._writer.commit()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise explained(self.path, error) from error
         return raw
 
@@ -195,7 +194,7 @@ class SqliteStore:
             self._reader = await aiosqlite.connect(
                 f"{self._file.as_uri()}?mode=ro", uri=True, isolation_level=None, cached_statements=256
             )
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise explained(self.path, error) from error
 
     async def _read(self, name: str, *parameters: object) -> list[Any]:

@@ -44,12 +44,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         silent_s: since the last beat, until it is suspect.
         grace_s: from then, until it is dead.
-        idle_s: without progress although it beats; 0 bears it for ever.
     """
 
     silent_s: float
     grace_s: float
-    idle_s: float = 0.0
 
 
 class Pulse(msgspec.Struct, frozen=True, gc=False):
@@ -82,9 +80,8 @@ class Pulse(msgspec.Struct, frozen=True, gc=False):
 
     def due_at(self, limits: Limits) -> float:
         """Return when to look at it next."""
-        silent_at = self.beat_at + limits.silent_s
         if self.health is Health.ALIVE:
-            return min(silent_at, self.progress_at + limits.idle_s) if limits.idle_s else silent_at
+            return self.beat_at + limits.silent_s
         return self.suspect_at + limits.grace_s
 
     def looked_at(self, limits: Limits, now: float) -> "Pulse":
@@ -98,7 +95,3 @@ class Pulse(msgspec.Struct, frozen=True, gc=False):
         if self.health is Health.SUSPECT and now >= self.suspect_at + limits.grace_s:
             return msgspec.structs.replace(self, health=TRANSITIONS[self.health, Sign.SILENCE])
         return self
-
-    def stuck(self, limits: Limits, now: float) -> bool:
-        """Say whether it is alive and has not got on for longer than it may."""
-        return bool(limits.idle_s) and self.health is not Health.DEAD and now >= self.progress_at + limits.idle_s

@@ -23,6 +23,7 @@ __all__ = [
     "PATH_BYTES_MAX",
     "SAID",
     "TEXT_BYTES_MAX",
+    "VERB_KINDS",
     "ChildEvent",
     "ChildEventKind",
     "DesiredRow",
@@ -63,8 +64,6 @@ class ChildEventKind(StrEnum):
     SUSPECTED = "suspected"  # silent for longer than it may be
     RECOVERED = "recovered"  # it beat while it was suspected
     DIED = "died"  # silent through the grace as well
-    STALLED = "stalled"  # alive, and it does not get on
-    BLOCKED = "blocked"  # it held up the event loop
     ESCALATED = "escalated"  # its supervisor gave up, and the parent decides
     JOINED = "joined"  # an external participant came
     LEFT = "left"  # it went
@@ -87,7 +86,8 @@ SAID: Final[Mapping[Verb, tuple[ChildEventKind, Desired]]] = MappingProxyType(
 )
 """What is noted of a verb, and what is wanted after it. Only `verb_noted` makes these events."""
 
-_VERBS: Final = frozenset(kind for kind, _ in SAID.values())
+VERB_KINDS: Final = frozenset(kind for kind, _ in SAID.values())
+"""Kinds of events that a verb leaves, and nothing else does."""
 
 
 class DesiredRow(NamedTuple):
@@ -98,19 +98,6 @@ class DesiredRow(NamedTuple):
     reason: str
     at: float
     changed_by: str
-    digest: bytes
-
-
-class ChildEvent(NamedTuple):
-    """Something noted, by its number in the store's own order; the numbers have no gap when they are given out."""
-
-    event_id: int
-    at: float
-    boot_id: int
-    path: str
-    kind: ChildEventKind
-    incarnation: int
-    detail: bytes
     digest: bytes
 
 
@@ -136,6 +123,31 @@ class Note(msgspec.Struct, frozen=True, array_like=True, gc=False):
     pause_s: float | None = None
     pid: int | None = None
     by: str = ""
+
+
+class ChildEvent(NamedTuple):
+    """Something noted, by its number in the store's own order; the numbers have no gap when they are given out.
+
+    `detail` is its note as stored, and `note` the same to read: why, by whom, how it ended.
+    """
+
+    event_id: int
+    at: float
+    boot_id: int
+    path: str
+    kind: ChildEventKind
+    incarnation: int
+    detail: bytes
+    digest: bytes
+
+    @property
+    def note(self) -> Note:
+        """Return what is said of it.
+
+        Raises:
+            msgspec.DecodeError: the stored bytes are damaged.
+        """
+        return decode_note(self)
 
 
 _NOTHING: Final = Note()
@@ -176,7 +188,7 @@ def noted(
         InvalidName: the path cannot be stored.
         ValueError: the kind is a verb's: use `verb_noted`, so that what is wanted stands in the same commit.
     """
-    if kind in _VERBS:
+    if kind in VERB_KINDS:
         msg = f"{kind} is what a verb leaves; say the verb by verb_noted()"
         raise ValueError(msg)
     return _event(ChildNoted(path, kind.value, incarnation, float(at), boot_id, b""), note)

@@ -1,6 +1,6 @@
 """The storm guard: how many turns of one agent end without getting on, and when that is a storm."""
 
-from turnkeeper.kernel.errors import Quarantined
+from turnkeeper.kernel.errors import ChildNotWanted, ChildQuarantined, Quarantined, ShuttingDown
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.verdict import Stop, Verdict
 
@@ -21,6 +21,8 @@ def is_fruitless(verdict: Verdict, error: BaseException | None, stop: Stop | Non
     - SUSPEND and YIELD do not: a person, or the next runtime, is waited for, and the handler has done nothing wrong.
     - RESYNC does not: the store has failed, for all agents alike.
     - A turn quarantined before it ran does not: it did its harm in earlier runs, which counted.
+    - A turn that found no worker, because those are put away, told to rest or about to be stopped, does not: that is
+      somebody's wish, or was counted as their falls.
     - A task that was cancelled, and by nobody here, does not: the program around the runtime is being ended.
 
     A turn that ends while it waits has no run, and is never asked about.
@@ -31,7 +33,8 @@ def is_fruitless(verdict: Verdict, error: BaseException | None, stop: Stop | Non
         stop: why the handler was told to stop, if it was.
     """
     cancelled = stop is None and not isinstance(error, Exception)
-    return verdict in _FRUITLESS and not cancelled and not isinstance(error, Quarantined)
+    hindered = isinstance(error, ChildQuarantined | ChildNotWanted | ShuttingDown)
+    return verdict in _FRUITLESS and not cancelled and not isinstance(error, Quarantined) and not hindered
 
 
 class Storm:
