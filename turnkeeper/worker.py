@@ -206,9 +206,7 @@ class _Pipes:
                 case "ping":
                     self.say("pong", incarnation=self._incarnation, n=said["n"])
                 case "turn":
-                    self._cancelled.clear()
-                    while not self._answers.empty():  # to what a cancelled turn had asked
-                        self._answers.get()
+                    self._forget()
                     self.turns.put(said)
                 case "cancel":
                     self._cancelled.add(said["turn"])
@@ -222,7 +220,15 @@ class _Pipes:
                     self.turns.put(None)
                     if not self.working:
                         return  # the program ends as programs do
+                case _:
+                    pass
         os._exit(0)  # the runtime is gone, or the turn is not wanted; nobody wants what the handler does
+
+    def _forget(self) -> None:
+        """Leave behind what a turn before this one was told."""
+        self._cancelled.clear()
+        while not self._answers.empty():  # to what a cancelled turn had asked
+            self._answers.get()
 
 
 def _not_taken(said: Mapping[str, Any]) -> str:

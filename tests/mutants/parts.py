@@ -79,6 +79,36 @@ PARTS: Final[tuple[Mutant, ...]] = (
         edits=(("0.0 if node.failed else node.settings.shutdown_s", "node.settings.shutdown_s"),),
     ),
     _part(
+        name="a stop that never ends keeps the writer down",
+        where="supervisors.place",
+        edits=(("timeout=None if endless else self.spec.shutdown_s + _LAST_WORDS_S", "timeout=None"),),
+    ),
+    _part(
+        name="a child that cannot be started with the next writer takes its tree down",
+        where="supervisors.supervisor",
+        edits=(("            if failed is not None and self._fresh:\n", "            if failed is not None:\n"),),
+    ),
+    _part(
+        name="a commit that can be read before its writer says so is a stall",
+        where="supervisors.sweep",
+        edits=(("        await self._node.persistence.flush()\n", ""),),
+        tries=("tests/supervisors/test_sweep.py",),
+        point="13: a live one is redelivered",
+    ),
+    _part(
+        name="a verb whose caller goes away is half done",
+        where="supervisors.carried",
+        edits=(("    return await asyncio.shield(task)\n", "    return await task\n"),),
+        tries=("tests/supervisors/test_tending.py",),
+        point="5: a word that did silently nothing",
+    ),
+    _part(
+        name="a quarantine is known only once it is written",
+        where="supervisors.supervisor",
+        edits=(("            self._chronicle.hold(path, Desired.QUARANTINED)\n", ""),),
+        tries=("tests/supervisors/test_supervisor.py",),
+    ),
+    _part(
         name="an orderly end looks like a crash in the store",
         where="supervisors.writer",
         edits=(

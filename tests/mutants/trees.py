@@ -66,7 +66,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _place(
         name="a start is not taken back before its child is stopped",
-        edits=(("                starting.cancel()\n                await asyncio.wait([starting])\n", ""),),
+        edits=(("                starting.cancel()\n                await self._bounded(starting)\n", ""),),
     ),
     _place(
         name="a stopped child keeps the restart that waits for its pause",
@@ -74,12 +74,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _supervisor(
         name="who wants a child to run is not told that it was put away",
-        edits=(
-            (
-                "        elif desired is not Desired.PAUSED:\n            place.settle(ChildQuarantined(self._path_of(place), reason or desired))\n            await place.over(place.end())",
-                "        elif desired is not Desired.PAUSED:\n            place.settle(ChildQuarantined(self._path_of(place), reason or desired))",
-            ),
-        ),
+        edits=(("            place.settle(place.unwanted(self._path_of(place), why))\n", ""),),
     ),
     _supervisor(
         name="what was put away is brought back when it falls",

@@ -512,10 +512,12 @@ async def test_a_child_whose_stop_never_ends_does_not_keep_the_writer_down(path:
 
     children = [ChildSpec(name="endless", child=Endless(), shutdown_s=0.01)]
     async with Runtime(path, [stage.play], children=children, settings=QUICK) as runtime:
-        Bug(runtime)
-        await crashed(runtime)
-        assert runtime.statistics().boot_id == 2
-        released.set()
+        try:
+            Bug(runtime)
+            await crashed(runtime)
+            assert runtime.statistics().boot_id == 2
+        finally:
+            released.set()
 
 
 async def test_a_runtime_that_is_entered_twice_refuses_and_goes_on(path: Path) -> None:

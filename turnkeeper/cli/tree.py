@@ -97,6 +97,8 @@ def _facts(node: Mapping[str, Any]) -> Iterator[str]:
     for name, said in _LOOKED.items():
         if look.get(name) is not None:
             yield said.format(span(look[name]) if name.endswith("_s") else look[name])
+    if node["starts_in_s"] is not None:
+        yield f"starts again in {span(node['starts_in_s'])}"
     if node["why"]:
         yield f"last end: {node['why']}"
 

@@ -226,6 +226,7 @@ class Place:
             desired=self.desired,
             incarnation=self.slot.incarnation,
             why=self.ended.reason if self.ended is not None else "",
+            starts_in_s=max(0.0, self.timer.when() - now) if self.timer is not None else None,
         )
 
 

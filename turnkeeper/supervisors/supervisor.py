@@ -383,7 +383,8 @@ class Supervisor:
 
     def _place(self, name: str) -> Place:
         if name not in self._places:
-            raise UnknownChild(name, ", ".join([*self._places][:20]) or "none")
+            known = [self._path_of(place) for place in islice(self._places.values(), 20)]
+            raise UnknownChild(name, ", ".join(known) or "none")
         return self._places[name]
 
     def _note(self, place: Place, kind: ChildEventKind, note: Note | None = None) -> None:

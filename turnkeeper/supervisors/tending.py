@@ -114,7 +114,9 @@ class Tending(ABC):
             else:
                 return await supervisor.tell(child, verb, reason, by=by)
         elif kind != AGENTS or name not in self._reception.names():
-            await self._check_kept(path, listed([f"{AGENTS}/{name}" for name in self._reception.names()]) or "none")
+            children = [f"{TREE}/{child.name}" for child in self._tree.view(TREE, children_max=20).children]
+            given = [f"{AGENTS}/{agent_id}" for agent_id in self._reception.names()]
+            await self._check_kept(path, listed([*given, *children]) or "none")
         desired = await self._chronicle.say(path, verb, Note(reason, by=by))
         if kind == AGENTS:
             self._reception.want(name, desired)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NoReturn
@@ -30,6 +31,7 @@ from turnkeeper.kernel.history import Tally, check_rows
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.records import Record
 from turnkeeper.kernel.settings import Settings
+from turnkeeper.kernel.supervision.kept import check_noted
 from turnkeeper.kernel.turn import TurnState
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.testing.faults import Faults, FaultyStore, Trouble
@@ -328,7 +330,8 @@ class SimulatedWorld(World):
             Violated: something may not be.
         """
         tally = Tally()
-        for found in check_rows(self.disk.rows(), tally):
+        rows = self.disk.rows()
+        for found in chain(check_rows(rows, tally), check_noted(rows)):
             raise Violated(found.rule, f"{found.where} {found.what}")
         for turn_id, (address, key) in self._receipts.items():
             if turn_id in self.disk.pruned:

@@ -102,6 +102,6 @@ class Staff(Protocol):
 
         Raises:
             UnknownChild, ShuttingDown: there is no such child, or no supervisor any more.
-            ChildQuarantined: it is put away.
+            ChildQuarantined, ChildNotWanted: it is put away, or was told to rest.
         """
         ...

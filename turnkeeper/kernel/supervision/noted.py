@@ -64,6 +64,8 @@ class ChildEventKind(StrEnum):
     SUSPECTED = "suspected"  # silent for longer than it may be
     RECOVERED = "recovered"  # it beat while it was suspected
     DIED = "died"  # silent through the grace as well
+    STALLED = "stalled"  # alive, and it does not get on
+    BLOCKED = "blocked"  # it held up the event loop
     ESCALATED = "escalated"  # its supervisor gave up, and the parent decides
     JOINED = "joined"  # an external participant came
     LEFT = "left"  # it went

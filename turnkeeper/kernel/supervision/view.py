@@ -47,6 +47,7 @@ class ChildView(msgspec.Struct, frozen=True, kw_only=True):
         look: what it says of itself.
         children: a supervisor's, in the order of their starts.
         left_out: how many of its children are not shown.
+        starts_in_s: until it is started again, where a restart waits for its pause.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ChildView(msgspec.Struct, frozen=True, kw_only=True):
     look: Look | None = None
     children: "list[ChildView]" = []
     left_out: int = 0
+    starts_in_s: float | None = None
 
 
 @runtime_checkable
