@@ -164,11 +164,12 @@ async def test_who_waits_is_told_at_once_and_who_asks_again_gets_the_deliverable
 async def test_turns_under_a_crashed_writer_get_no_grace(path: Path) -> None:
     """Nothing that they could end with would be written: they are cut off, and recovered."""
     stage = Stage()
-    async with watched(Runtime(path, [stage.play], settings=Settings(synchronous="OFF", shutdown_s=60.0))) as runtime:
+    async with watched(Runtime(path, [stage.play], settings=Settings(synchronous="OFF", shutdown_s=6.0))) as runtime:
         receipt = await runtime.tell("s", "play", 1)
         await until(lambda: stage.attempts)
         Bug(runtime)
-        await crashed(runtime)
+        with anyio.fail_after(3):
+            await crashed(runtime)
         stage.gate.set()
 
         assert (await patiently(receipt.deliverable)).value == 1

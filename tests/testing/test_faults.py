@@ -199,8 +199,8 @@ def test_faults_by_chance_come_as_often_as_their_rate_says_and_kill_nobody() -> 
     said = [word.split()[0] for word in Bench(3, fault_rate=0.2, full_commits=1, delay_s=0.0).commits(2_000)]
 
     assert set(said) == {"stands", "planned:", "crashed"}
-    assert said.count("planned:") / 2_000 == pytest.approx(0.2 * 2 / 6, abs=0.03)
-    assert said.count("crashed") / 2_000 == pytest.approx(0.2 * 2 / 6, abs=0.03)
+    assert said.count("planned:") / 2_000 == pytest.approx(0.2 * 4 / 10, abs=0.03)
+    assert said.count("crashed") / 2_000 == pytest.approx(0.2 * 2 / 10, abs=0.03)
     assert said == [word.split()[0] for word in Bench(3, fault_rate=0.2, full_commits=1, delay_s=0.0).commits(2_000)]
 
 

@@ -101,7 +101,7 @@ class Sweep:
             return
         orphans = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.ORPHANED]
         self.orphaned += self._say(orphans, Trouble.ORPHANED)
-        await bring_back(self._node, self._reception, sorted(orphans, key=lambda live: live.row.turn_id))
+        await bring_back(self._node, self._reception, orphans)
         stalled = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.STALLED]
         self.stalled += self._say(stalled, Trouble.STALLED)
         for live in stalled:

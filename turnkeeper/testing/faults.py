@@ -110,7 +110,11 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.fault_rate) or not {Fault.FAIL, Fault.FULL, *_BUGS}.isdisjoint(self.at.values())
 
 
-_BY_CHANCE: Final = (Fault.FAIL, Fault.FULL, Fault.DELAY, Fault.SECOND_OWNER, Fault.BUG_BEFORE, Fault.BUG_AFTER)
+_BY_CHANCE: Final = (
+    *(Fault.FAIL, Fault.FULL, Fault.DELAY, Fault.SECOND_OWNER) * 2,
+    Fault.BUG_BEFORE,
+    Fault.BUG_AFTER,
+)
 _BUGS: Final = frozenset({Fault.BUG_BEFORE, Fault.BUG_AFTER})
 _INSTANT: Final = 0.5
 """How many reads and commits take no time at all: races of what is instant are the narrowest."""

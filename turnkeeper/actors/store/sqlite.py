@@ -80,10 +80,11 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Close both connections and give the file back. Safe to call twice, and after a failed `open`."""
-        for connection in (self._reader, self._writer):
+        connections = (self._reader, self._writer)
+        self._reader = self._writer = None  # before they are closed: a read that comes now is told so
+        for connection in connections:
             if connection is not None:
                 await connection.close()
-        self._reader = self._writer = None
         self._raw.clear()
         self._lock.release()
 
@@ -206,6 +207,8 @@ class SqliteStore:
             return []
         except UNREADABLE as error:
             raise explained(self.path, error) from error
+        except ValueError as error:  # aiosqlite's word for a connection that was closed meanwhile
+            raise StorageFailed(self.path, "the store is closed") from error
 
 
 def _live(row: Sequence[Any]) -> LiveTurn:
