@@ -73,8 +73,8 @@ TREES: Final[tuple[Mutant, ...]] = (
         edits=(("        self.disarm()\n        starting = self.work", "        starting = self.work"),),
     ),
     _supervisor(
-        name="who wants a child to run is not told that it was put away",
-        edits=(("            place.settle(place.unwanted(self._path_of(place), why))\n", ""),),
+        name="a stop that was told is not waited for",
+        edits=(("            await place.over(stopping)\n", ""),),
     ),
     _supervisor(
         name="what was put away is brought back when it falls",

@@ -215,12 +215,13 @@ class Supervisor:
             await self._rounds.over()
             self._want(place)
             return place.desired
-        place.disarm()
         if place.desired is not Desired.PAUSED:
             stopping = place.end()
             place.settle(place.unwanted(self._path_of(place), why))
             await place.over(stopping)
-        elif place.slot.state is SlotState.IDLE:
+            return place.desired
+        place.disarm()
+        if place.slot.state is SlotState.IDLE:
             place.settle(place.unwanted(self._path_of(place)))
         return place.desired
 
