@@ -132,19 +132,21 @@ class Place:
             if stopping is None:
                 self._ended(number)
                 return None
-        self.work = asyncio.get_running_loop().create_task(self._ending(number, starting, stopping))
+        stop = None if stopping is None else asyncio.ensure_future(stopping)
+        self.work = asyncio.get_running_loop().create_task(self._ending(number, starting, stop))
         return self.work
 
     async def _ending(
-        self, number: int, starting: "asyncio.Future[None] | None", stopping: Awaitable[None] | None
+        self, number: int, starting: "asyncio.Future[None] | None", stop: "asyncio.Future[None] | None"
     ) -> None:
         try:
             if starting is not None:
                 starting.cancel()
                 await self._bounded(starting)
                 stopping = self.spec.child.stop(self.spec.shutdown_s)
-            if stopping is not None:
-                await self._bounded(asyncio.ensure_future(stopping))
+                stop = None if stopping is None else asyncio.ensure_future(stopping)
+            if stop is not None:
+                await self._bounded(stop)
         except Exception as error:  # noqa: BLE001 - a child that cannot even be stopped must not keep the others up
             logger().error("child.stop_failed", child=self.spec.name, exc_info=error)
         finally:
