@@ -269,12 +269,21 @@ async def test_a_wish_while_it_stops_is_kept() -> None:
 async def test_a_child_that_falls_while_it_is_being_stopped_is_down_once_the_stop_is() -> None:
     """Or the next incarnation would come up under the hands of who stops the last."""
     children, specs, log = family("a", slow="a")
+    down = asyncio.Event()
+
+    async def stop() -> None:
+        await down.wait()
+        children["a"].up = 0
+
+    children["a"]._stop = stop  # type: ignore[method-assign]
     async with Supervisor(specs).running() as supervisor:
         stopping = asyncio.create_task(supervisor.tell("a", Verb.STOP))
         while "stop a" not in log:
             await checkpoint()
         children["a"].fall()
         await supervisor.tell("a", Verb.RESUME)
+        await quiet()
+        down.set()
         await stopping
         await quiet()
 
