@@ -248,7 +248,8 @@ def _beyond(header: _Header, frames: Sequence[_Frame], sound: int, committed: in
 
     A frame is of this generation by its salts, or because it adds up from one that is: the salts, page and commit
     size of a damaged head follow from the checksum. A commit that adds up as it stands was written whole, and a kill
-    cannot have left it behind a gap. Any other, or a frame of no generation at all, is doubtful.
+    cannot have left it behind a gap. Any other, or a frame of no generation at all, is doubtful. A frame with our salts
+    is a commit as it stands, too: where its checksum is damaged, the head that follows from that may say it is none.
     """
     seed = frames[sound - 1].sum if sound else header.sum
     ours, found, commits, proved, strange = True, sound - committed, 0, False, False
@@ -261,7 +262,7 @@ def _beyond(header: _Header, frames: Sequence[_Frame], sound: int, committed: in
         ours = known or head is not None
         if ours or odd:
             found += 1
-            commits += bool(frame.commit if head is None else head[1])
+            commits += bool((known and frame.commit) or (frame.commit if head is None else head[1]))
             proved = proved or (frame.commit > 0 and head == (frame.page, frame.commit))
             strange = strange or odd
         seed = frame.sum
