@@ -22,6 +22,7 @@ explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
 	$(BIN)/turnkeeper simulate kernel --for 5
 	$(BIN)/turnkeeper simulate trees --for 3
 	$(BIN)/turnkeeper simulate participants --for 3
+	$(BIN)/turnkeeper simulate waiting --for 8
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found
 	$(BIN)/python tests/mutants
@@ -36,12 +37,13 @@ types: .venv/dev.stamp
 wheel: .venv/dev.stamp ## build, install into an empty environment, run
 	$(BIN)/python tests/wheel.py
 
-bench: .venv/dev.stamp ## each benchmark beside its floor, and the crash ledger beside its peers, a few minutes
+bench: .venv/dev.stamp ## each benchmark beside its floor, two beside their peers, a few minutes
 	$(BIN)/python -m benchmarks.durable_turns
 	$(BIN)/python -m benchmarks.messages
 	$(BIN)/python -m benchmarks.restarts
 	$(BIN)/python -m benchmarks.idle_agents
 	$(BIN)/python -m benchmarks.crash_ledger
+	$(BIN)/python -m benchmarks.double_texting
 
 clean:
 	rm -rf .venv dist

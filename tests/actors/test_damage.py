@@ -34,8 +34,14 @@ async def hang(text: str) -> str:
     return text
 
 
-@agent("desk", tools=[look, hang])
+@agent("patient")
+async def patient(turn: Turn) -> None:
+    await turn.gather(turn.approval("refund " + "w" * 200), turn.signal("paid"), turn.ask("desk", "asked"))
+
+
+@agent("desk", tools=[look, hang], state=dict[str, int])
 async def desk(turn: Turn) -> str:
+    turn.state[turn.input] = len(turn.state)
     if turn.input == "fails":
         raise ValueError(turn.input)
     found = await turn.call(look, turn.input)
@@ -44,24 +50,28 @@ async def desk(turn: Turn) -> str:
 
 async def life(path: str) -> None:
     """Leave turns of every kind behind, large ones as well, half of them in the log only; then die."""
-    settings = Settings(retries_max=1, retry_base_s=0.001)
+    settings = Settings(retries_max=1, retry_base_s=0.001, suspend_s=0.001)
     async with Runtime(path, [desk], settings=settings) as runtime:
         for number in range(12):
             await runtime.ask(f"session {number % 3}", "desk", f"question {number} " + "x" * 200, key=f"k{number}")
         await runtime.ask("large", "desk", "y" * 20_000, key="large")
         await runtime.tell("session 0", "desk", "question 0 " + "x" * 200, key="k0")
         await runtime.ask("session 1", "desk", "fails", key="fails")
-    async with Runtime(path, [desk], settings=settings) as runtime:
+    async with Runtime(path, [desk, patient], settings=settings) as runtime:
         for number in range(12):
             await runtime.ask(f"session {number % 3}", "desk", f"later {number} " + "z" * 200, key=f"l{number}")
         await runtime.tell("doubt", "desk", "hangs", key="hangs")
+        for number in range(8):
+            await runtime.tell(f"patient {number}", "patient", "waits", key=f"p{number}")
+            for name in ("paid", "sent", "sent"):
+                await runtime.signal(f"patient {number}", "patient", name, "s" * 150)
         node = runtime._open_node()
         for number in range(40):
             path, boot_id = f"tree/shop/child {number % 7} " + "p" * 60, node.lease.boot_id
             _, said = verb_noted(path, Desired.RUNNING, Verb.PAUSE, Note("w" * 80, by="who"), at=1.0, boot_id=boot_id)
             fell = noted(path, ChildEventKind.CRASHED, Note("f" * 80, "ValueError", 3, 9), at=2.0, boot_id=boot_id)
             await node.persistence.commit([*said, fell])
-        while not await runtime.doubts():  # noqa: ASYNC110 - another process's time
+        while runtime.statistics().suspended < 9:  # noqa: ASYNC110 - another process's time
             await asyncio.sleep(0.005)
         print("there", flush=True)
         await asyncio.sleep(3_600)
@@ -89,7 +99,9 @@ def answers(path: Path) -> Any:
             turns = [turn for session in sessions for turn in rows.turns(session.actor_id)]
             told = [(list(rows.edges(turn.row.turn_id)), rows.deliverable(turn.row.turn_id)) for turn in turns]
             supervised = rows.desired(), rows.child_events(), rows.child_events("tree/shop/child 0 " + "p" * 60)
-            return sessions, turns, told, rows.live(), rows.duplicated(), supervised
+            states = [rows.state(session.actor_id) for session in sessions]
+            waiting = [rows.stands(turn.row.turn_id) for turn in turns], list(rows.signals())
+            return sessions, turns, told, rows.live(), rows.duplicated(), states, waiting, supervised
     except StorageError as error:
         return type(error)
 
@@ -132,7 +144,9 @@ def test_a_sound_store_is_found_sound(left: Path, tmp_path: Path) -> None:
     made = copied(left, tmp_path)
 
     assert not reported(made)
-    assert len(answers(made)[1]) == 27
+    assert len(answers(made)[1]) == 27 + 8 + 8
+    assert len(answers(made)[-2][1]) == 8 * 3
+    assert sum(map(len, answers(made)[-2][0])) == 8 + 1
     assert [len(supervised) for supervised in answers(made)[-1]] == [7, 80, 12]
 
 

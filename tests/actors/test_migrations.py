@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from looking import edges, kinds, rows, token, until
+from looking import details, edges, kinds, rows, token, until
 
 from turnkeeper import GiveUp, Happened, Runtime, Settings
 from turnkeeper.actors.store.audit import audit
@@ -191,7 +191,7 @@ async def test_a_doubt_that_an_older_version_asked_about_can_be_answered(
     """Before its deadline, with the token that `doubts` shows; then the turn behind it runs."""
     ids = turns(golden)
     async with Runtime(golden, [made.desk], settings=FAST, clock=then) as runtime:
-        await until(lambda: ids["doubt"] in runtime._node.suspended)
+        await until(lambda: runtime.statistics().suspended == 2)
         await runtime.resolve(ids["doubt"], finding, token=await token(runtime, ids["doubt"]))
         with anyio.fail_after(5):
             result = await runtime.ask("doubt", "desk", {"order": "doubtful"}, key="three")
@@ -199,6 +199,26 @@ async def test_a_doubt_that_an_older_version_asked_about_can_be_answered(
 
     assert (result.turn_id, result.outcome) == (ids["doubt"], ended)
     assert (behind.turn_id, behind.value) == (ids["queued behind"], "refunded 500 for W3")
+    assert audit(golden).violations == []
+
+
+async def test_a_doubt_that_an_older_version_asked_about_is_listed_and_due_as_it_was(golden: Path, then: Any) -> None:
+    """By what its suspension said, now in the rows of what turns stand on too; cancelled, it stands on nothing."""
+    ids = turns(golden)
+    ((due_at,),) = rows(golden, "SELECT due_at FROM turns WHERE state = 'suspended'")
+    async with Runtime(golden, [], settings=FAST, clock=then) as runtime:
+        (suspended,) = details(golden, "turn_suspended", ids["doubt"])
+        (doubt,) = [one for one in await runtime.doubts() if one.turn_id == ids["doubt"]]
+        stood = rows(golden, "SELECT turn_id, kind, due_at, child_id FROM waits WHERE turn_id = ?", ids["doubt"])
+        due = await runtime._node.store.waiting.due_turns((0.0, 0), due_at, 9)
+        assert audit(golden).violations == []
+        await runtime.cancel(ids["doubt"], by="ann")
+
+    assert (doubt.token, doubt.due_at) == (suspended.token, suspended.due_at)
+    assert doubt.step == str(suspended.step)
+    assert stood == [(ids["doubt"], "doubt", due_at, None)]
+    assert ids["doubt"] in [one.turn_id for one in due]
+    assert rows(golden, "SELECT turn_id FROM waits WHERE turn_id = ?", ids["doubt"]) == []
     assert audit(golden).violations == []
 
 
@@ -260,18 +280,37 @@ def test_a_migration_that_fails_at_its_end_leaves_the_older_store(
 
 
 async def test_supervision_is_kept_in_a_store_that_was_migrated(golden: Path, then: Any) -> None:
-    """Nothing is known of what an older version kept nothing of; from now on it is kept."""
+    """Nothing is known of what an older version kept nothing of; what it kept stands, and so does what comes."""
+    ((schema_before,),) = rows(golden, "PRAGMA user_version")
     store = SqliteStore(golden, synchronous="OFF", store_id="unused", created_at=0.0)
     marks = await store.open()
-    before = await store.desired(), await store.child_events()
+    before = [row.path for row in await store.desired()], [one.path for one in await store.child_events()]
     _, said = verb_noted("agents/desk", Desired.RUNNING, Verb.PAUSE, at=then.now, boot_id=marks.boot_id)
     refused = await store.apply([said])
-    after = [row.desired for row in await store.desired()], [one.event_id for one in await store.child_events()]
+    after = {row.path: row.desired for row in await store.desired()}
+    events = [one.path for one in await store.child_events()]
     await store.close()
 
-    assert before == ([], [])
+    resting = ["agents/resting"] if schema_before > 2 else []
+    assert before == (resting, resting)
     assert refused == {}
-    assert after == ([Desired.PAUSED], [1])
+    assert after == dict.fromkeys([*resting, "agents/desk"], Desired.PAUSED)
+    assert events == [*resting, "agents/desk"]
+    assert audit(golden).violations == []
+
+
+async def test_agents_remember_in_a_store_that_was_migrated(golden: Path, made: ModuleType, then: Any) -> None:
+    """What ended before there were states has left none; turns that end from now on do."""
+    ((schema_before,),) = rows(golden, "PRAGMA user_version")
+    async with Runtime(golden, [made.desk], settings=FAST, clock=then) as runtime:
+        before = await runtime.state("done", "desk")
+        with anyio.fail_after(5):
+            await runtime.ask("done", "desk", {"order": "W9"})
+        after = await runtime.state("done", "desk")
+
+    left = {"W1": 1} if schema_before > 4 else {}
+    assert before == (left or None)
+    assert after == {**left, "W9": 1}
     assert audit(golden).violations == []
 
 

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,14 +19,18 @@ from turnkeeper.actors.store.batch import ORDER, BatchConnection, statement_name
 from turnkeeper.actors.store.file import migrate
 from turnkeeper.actors.store.sql import queries
 from turnkeeper.kernel import lifecycle, records
+from turnkeeper.kernel.arrival import Arrived
 from turnkeeper.kernel.edge import EdgeKind, Requeued, Resumed, Suspended
+from turnkeeper.kernel.errors import StaleEpoch, VersionConflict
 from turnkeeper.kernel.lease import Lease
 from turnkeeper.kernel.lifecycle import Arrival
 from turnkeeper.kernel.receipt import STATE_OF
 from turnkeeper.kernel.records import ActorOpened, NodeStarted, Record
+from turnkeeper.kernel.state import state_set
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.noted import verb_noted
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.kernel.wait import OpenWait
 
 LEASE = Lease(1, 145.0)
 KINDS: tuple[type[Record], ...] = get_args(Record)
@@ -131,21 +136,26 @@ def test_every_statement_fits_the_schema(name: str, tmp_path: Path) -> None:
 
 BY_HAND = f"""
 INSERT INTO nodes VALUES (1, 4242, 0.0, 45.0, NULL);
-INSERT INTO actors VALUES ({ACTOR}, '', 's', 'a');
-INSERT INTO turns VALUES (1, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL);
-INSERT INTO turns VALUES (2, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
-INSERT INTO turns VALUES (3, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
+INSERT INTO actors VALUES ({ACTOR}, '', 's', 'a'), (11, '', 's', 'b');
+INSERT INTO turns VALUES (1, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL, NULL);
+INSERT INTO turns VALUES (2, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO turns VALUES (3, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL, NULL);
 INSERT INTO deliverables VALUES (3, 'failed', x'C0', 1.0);
 UPDATE turns SET state = 'failed', deliverable_id = 3 WHERE turn_id = 3;
 INSERT INTO blobs VALUES (NULL, 1, 0, x'01');
-INSERT INTO receipts VALUES (1, {ACTOR}, 'key', 1, x'00', 0, 0.0, 0.0, 9.0, 0);
+INSERT INTO receipts VALUES (1, {ACTOR}, 'key', 1, x'00', 0, 0.0, 0.0, 9.0, 0, '');
 INSERT INTO edges VALUES (NULL, 1, 0, 'inbound_received', 0, 0.0, x'', x'');
+INSERT INTO turns VALUES (5, 11, 'suspended', 1, 3, 1, NULL, 9.0, NULL, NULL, NULL);
+INSERT INTO waits VALUES (NULL, 5, 0, 'timer', 9.0, NULL);
+INSERT INTO signals VALUES (1, 11, 'paid', 'key', x'C0', 1.0, 9.0, x'', NULL, 0);
 INSERT INTO desired VALUES ('agents/a', 'paused', '', 0.0, '', x'');
 INSERT INTO child_events VALUES (NULL, 0.0, 1, 'agents/a', 'paused', 0, x'', x'');
 """
 FORBIDDEN = {
     "a second running turn of an actor": "UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2",
-    "a new turn beside one running": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL)",
+    "a new turn beside one running": (
+        f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, 1, NULL, NULL, NULL, NULL)"
+    ),
     "an end without a deliverable": "UPDATE turns SET state = 'completed', boot_id = NULL WHERE turn_id = 1",
     "a live turn with a deliverable": "UPDATE turns SET deliverable_id = 2 WHERE turn_id = 2",
     "an ended turn that goes on": "UPDATE turns SET state = 'queued' WHERE turn_id = 3",
@@ -161,19 +171,27 @@ FORBIDDEN = {
     "a second edge at one ordinal": "INSERT INTO edges VALUES (NULL, 1, 0, 'steered', 0, 0.0, x'', x'')",
     "an unknown state": "UPDATE turns SET state = 'paused' WHERE turn_id = 2",
     "a wait without a deadline": "UPDATE turns SET state = 'suspended' WHERE turn_id = 2",
-    "a run without an owner": f"INSERT INTO turns VALUES (4, {ACTOR}, 'running', 1, 2, 1, NULL, NULL, NULL, NULL)",
+    "a run without an owner": "INSERT INTO turns VALUES (4, 11, 'running', 1, 2, 1, NULL, NULL, NULL, NULL, NULL)",
     "an owner of a turn that does not run": "UPDATE turns SET boot_id = 1 WHERE turn_id = 2",
     "an owner that never started": "UPDATE turns SET boot_id = 99 WHERE turn_id = 1",
-    "a turn of no actor": "INSERT INTO turns VALUES (4, 99, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL)",
-    "a second receipt under a key": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0)",
-    "a receipt of no turn": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'other', 99, x'00', 0, 0.0, 0.0, 9.0, 0)",
-    "a second actor at one address": "INSERT INTO actors VALUES (11, '', 's', 'a')",
+    "a turn of no actor": "INSERT INTO turns VALUES (4, 99, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL, NULL)",
+    "a second receipt under a key": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'', 0, 0.0, 0.0, 9.0, 0, '')",
+    "a receipt of no turn": f"INSERT INTO receipts VALUES (2, {ACTOR}, 'other', 99, x'00', 0, 0.0, 0.0, 9.0, 0, '')",
+    "a second actor at one address": "INSERT INTO actors VALUES (12, '', 's', 'a')",
     "a changed event": "UPDATE child_events SET path = 'agents/b'",
     "a deleted event": "DELETE FROM child_events",
     "an event of no kind": "INSERT INTO child_events VALUES (NULL, 0.0, 1, 'agents/a', 'fell', 0, x'', x'')",
     "an event of no boot": "INSERT INTO child_events VALUES (NULL, 0.0, 99, 'agents/a', 'died', 0, x'', x'')",
     "what nobody can want": "UPDATE desired SET desired = 'dead'",
     "what is wanted of nobody": "UPDATE desired SET path = ''",
+    "a wait of no kind": "INSERT INTO waits VALUES (NULL, 5, 1, 'hope', 9.0, NULL)",
+    "a wait of no turn": "INSERT INTO waits VALUES (NULL, 99, 1, 'timer', 9.0, NULL)",
+    "a wait without a child's turn": "INSERT INTO waits VALUES (NULL, 5, 1, 'child', 9.0, NULL)",
+    "a wait for a turn that is not there": "INSERT INTO waits VALUES (NULL, 5, 1, 'child', 9.0, 99)",
+    "a timer with a child's turn": "INSERT INTO waits VALUES (NULL, 5, 1, 'timer', 9.0, 1)",
+    "a second wait of one step": "INSERT INTO waits VALUES (NULL, 5, 0, 'signal', 9.0, NULL)",
+    "a second signal under a key": "INSERT INTO signals VALUES (2, 11, 'sent', 'key', x'C0', 1.0, 9.0, x'', NULL, 0)",
+    "a signal to no actor": "INSERT INTO signals VALUES (2, 99, 'paid', 'key', x'C0', 1.0, 9.0, x'', NULL, 0)",
     "a value of another type": "UPDATE turns SET epoch = 'one' WHERE turn_id = 1",
 }
 
@@ -203,18 +221,37 @@ def test_the_database_allows_what_the_contract_allows(by_hand: sqlite3.Connectio
     by_hand.executescript(f"""
         INSERT INTO edges VALUES (NULL, 1, 1, 'steered', 1, 0.0, x'', x'');
         UPDATE receipts SET retired = 1 WHERE receipt_id = 1;
-        INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0);
+        INSERT INTO receipts VALUES (2, {ACTOR}, 'key', 2, x'00', 0, 0.0, 0.0, 9.0, 0, '');
         UPDATE turns SET state = 'suspended', boot_id = NULL, due_at = 9.0 WHERE turn_id = 1;
         UPDATE turns SET state = 'running', boot_id = 1 WHERE turn_id = 2;
         INSERT INTO deliverables VALUES (2, 'cancelled', x'C0', 2.0);
         UPDATE turns SET state = 'cancelled', boot_id = NULL, deliverable_id = 2 WHERE turn_id = 2;
+        INSERT INTO waits VALUES (NULL, 5, 1, 'handoff', 9.0, 1);
+        INSERT INTO signals VALUES (2, {ACTOR}, 'paid', 'key', x'C0', 1.0, 9.0, x'', NULL, 0);
     """)
 
     assert [state for (state,) in by_hand.execute("SELECT state FROM turns ORDER BY turn_id")] == [
         "suspended",
         "cancelled",
         "failed",
+        "suspended",
     ]
+
+
+@pytest.mark.parametrize(
+    "move",
+    ["state = 'running', boot_id = 1", "state = 'queued'", "state = 'failed', deliverable_id = 5"],
+    ids=["runs again", "goes back to its queue", "ends"],
+)
+def test_a_turn_that_is_suspended_no_more_stands_on_nothing(move: str, by_hand: sqlite3.Connection) -> None:
+    """Whoever moves it; while it stays suspended its waits stay."""
+    by_hand.execute("INSERT INTO deliverables VALUES (5, 'failed', x'C0', 1.0)")
+    by_hand.execute("UPDATE turns SET state = 'suspended', due_at = 8.0 WHERE turn_id = 5")
+    before = by_hand.execute("SELECT turn_id FROM waits").fetchall()
+    by_hand.execute(f"UPDATE turns SET {move} WHERE turn_id = 5")
+
+    assert before == [(5,)]
+    assert by_hand.execute("SELECT turn_id FROM waits").fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -238,11 +275,12 @@ def test_a_receipts_state_is_its_turns_in_other_words(move: str, state: TurnStat
 def test_a_turn_that_is_over_goes_with_all_that_is_its_own_and_nothing_else(
     by_hand: sqlite3.Connection, path: Path
 ) -> None:
-    """Whoever deletes it: history, deliverable, large values and receipt."""
+    """Whoever deletes it: history, deliverable, large values, its receipt and those of what joined it."""
     before = contents(path)
     by_hand.executescript(f"""
-        INSERT INTO turns VALUES (4, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL);
-        INSERT INTO receipts VALUES (4, {ACTOR}, 'another key', 4, x'00', 0, 0.0, 0.0, 9.0, 0);
+        INSERT INTO turns VALUES (4, {ACTOR}, 'queued', 0, 1, 1, NULL, NULL, NULL, NULL, NULL);
+        INSERT INTO receipts VALUES (4, {ACTOR}, 'another key', 4, x'00', 0, 0.0, 0.0, 9.0, 0, '');
+        INSERT INTO receipts VALUES (6, {ACTOR}, 'joined', 4, x'00', 0, 0.0, 0.0, 9.0, 0, 'coalesced');
         INSERT INTO edges VALUES (NULL, 4, 0, 'inbound_received', 0, 0.0, x'c1', x'');
         INSERT INTO blobs VALUES (NULL, 4, 0, x'01'), (NULL, 4, -1, x'02');
         INSERT INTO deliverables VALUES (4, 'cancelled', x'c1', 2.0);
@@ -260,22 +298,33 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
     """Every kind of record, in one pass of one statement a kind: no point has a savepoint of its own."""
     migrate(path, "a1b2", 100.0)
     ended = lifecycle.end(RUNNING.row, EdgeKind.TURN_COMPLETED, b"\x2a", 102.0)
+    left = state_set(ACTOR, 1, b"\x2a", turn_id=1, at=102.0)
     renewed = lifecycle.accept(arrival(5, OTHER_ACTOR, "key-3"), None, retired=3)
     _, dropped = lifecycle.drop_duplicate(None, 3, 3, 102.0)
+    begun = lifecycle.accept(arrival(6, NEIGHBOUR), LEASE)
+    steered = msgspec.structs.replace(arrival(7, NEIGHBOUR), arrived=Arrived.STEERED._value_)
+    joined, parted = lifecycle.join(begun.row, steered), lifecycle.part(steered)
+    stood = lifecycle.suspend(joined.row, Suspended("timer", 900.0), 102.0, [OpenWait(0, "timer", 900.0)])
+    sent = records.SignalSent(1, NEIGHBOUR, "paid", "key", b"\xc0", 102.0, 900.0)
     last_words = [[records.NodeBeat(150.0, 1)], [records.NodeStopped(103.0, 1)]]
     _, paused = verb_noted("agents/billing", Desired.RUNNING, Verb.PAUSE, at=103.0, boot_id=2)
     batch = [
-        [*ended.records, *lifecycle.acquire(QUEUED.row, LEASE, 102.0).records],
+        [*ended.records, left, *lifecycle.acquire(QUEUED.row, LEASE, 102.0).records],
         renewed.records,
         dropped,
         [NodeStarted(2, 4243, 100.0, 145.0)],
         [ActorOpened(11, "", "session-11", "billing")],
+        joined.records,
+        parted.records,
+        stood.records,
+        [sent, records.SignalTaken(6, 1), records.SignalRetired(9)],
+        [records.HandedOff(7, "", "session-30", "triage", "billing", 102.0)],
         *last_words,
         paused,
     ]
     statements: list[str] = []
     with closing(writing(path)) as connection:
-        for point in WORLD:
+        for point in [*WORLD, begun.records, [records.SignalSent(9, NEIGHBOUR, "paid", "old", b"\xc0", 1.0, 2.0)]]:
             commit(connection, [point])
         connection.set_trace_callback(statements.append)
         commit(connection, batch)
@@ -284,6 +333,49 @@ def test_a_batch_without_guilt_is_written_without_looking_for_it(path: Path) -> 
     assert connection.rejected == {}
     assert statements.count("COMMIT") == 1
     assert not [statement for statement in statements if "SAVEPOINT" in statement]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_stands_on_a_refused_edge_is_refused_too(path: Path, *, apart: bool) -> None:
+    """In its batch, and in the one that was submitted before anybody heard of it: a history has no gap."""
+    migrate(path, "a1b2", 100.0)
+    refused = lifecycle.observe(RUNNING.row, EdgeKind.DUPLICATE_DROPPED, None, 103.0)
+    behind = lifecycle.observe(refused.row, EdgeKind.DUPLICATE_DROPPED, None, 104.0)
+    points = [[*refused.records, records.ReceiptRetired(99)], behind.records]
+    with closing(writing(path)) as connection:
+        for point in WORLD:
+            commit(connection, [point])
+        rejected = []
+        for batch in [[point] for point in points] if apart else [points]:
+            commit(connection, batch)
+            rejected += connection.rejected.values()
+        commit(connection, [refused.records])
+        ordinals = connection.execute("SELECT ordinal FROM edges WHERE turn_id = 1 ORDER BY ordinal").fetchall()
+
+    assert [type(error) for error in rejected] == [VersionConflict, StaleEpoch]
+    assert connection.rejected == {}
+    assert [ordinal for (ordinal,) in ordinals] == list(range(len(ordinals)))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_answer_that_lets_a_turn_run_again_is_written_with_its_batch(path: Path, *, alone: bool) -> None:
+    """Its edges stand behind the move that raises the epoch and are fenced by it, also in a point by itself."""
+    migrate(path, "a1b2", 100.0)
+    begun = lifecycle.accept(arrival(6, NEIGHBOUR), LEASE)
+    stood = lifecycle.suspend(begun.row, Suspended("timer", 900.0), 102.0, [OpenWait(0, "timer", 900.0)])
+    told = lifecycle.observe(stood.row, EdgeKind.DUPLICATE_DROPPED, None, 103.0)
+    edges = [record for record in told.records if isinstance(record, records.EdgeAppended)]
+    resumed = lifecycle.resume(told.row, LEASE, Resumed(1, 145.0), 103.0, edges)
+    guilty = [[records.ReceiptSeen(103.0, 99)]] if alone else []
+    statements: list[str] = []
+    with closing(writing(path)) as connection:
+        for point in [*WORLD, begun.records, stood.records]:
+            commit(connection, [point])
+        connection.set_trace_callback(statements.append)
+        commit(connection, [resumed.records, *guilty])
+
+    assert connection.rejected.keys() == ({1} if alone else set())
+    assert ("SAVEPOINT point" in statements) is alone
 
 
 class Writer:

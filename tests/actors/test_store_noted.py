@@ -34,6 +34,8 @@ from turnkeeper.kernel.supervision.noted import (
     noted,
     verb_noted,
 )
+from turnkeeper.kernel.turn import TurnState
+from turnkeeper.kernel.wait import WaitKind
 
 STARTED = [NodeStarted(1, 4242, 100.0, 145.0)]
 A, B = "agents/a", "tree/b"
@@ -63,17 +65,20 @@ async def keep(path: Path, *points: Sequence[Record]) -> None:
 # ---------------------------------------------------------------- the schema says what the kernel says
 
 
-def listed(column: str) -> set[str]:
-    """Return the words that a CHECK of the schema allows."""
-    (words,) = re.findall(rf"{column} TEXT NOT NULL CHECK \({column} IN \(([^()]+)\)\)", schema())
+def listed(table: str, column: str) -> set[str]:
+    """Return the words that a CHECK of a table allows."""
+    (made,) = re.findall(rf"CREATE TABLE {table} \((.+?)\) STRICT", schema(), re.DOTALL)
+    (words,) = re.findall(rf"{column} TEXT NOT NULL CHECK \({column} IN \(([^()]+)\)\)", made)
     return set(re.findall(r"'(\w+)'", words))
 
 
 def test_the_words_of_the_schema_are_the_kernels() -> None:
     """No more and no fewer: a kind that is added needs a migration."""
 
-    assert listed("desired") == set(Desired)
-    assert listed("kind") == set(ChildEventKind)
+    assert listed("desired", "desired") == set(Desired)
+    assert listed("child_events", "kind") == set(ChildEventKind)
+    assert listed("waits", "kind") == set(WaitKind)
+    assert listed("turns", "state") == set(TurnState)
 
 
 def test_the_bounds_of_the_schema_are_the_kernels() -> None:

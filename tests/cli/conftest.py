@@ -24,10 +24,11 @@ RECORDED = TOP / ".." / "shared" / "data" / "airline_conversations.jsonl"
 SAMPLE = TOP / "turnkeeper" / "cli" / "sample.jsonl"
 WRITING_TOOLS = {
     *("book_reservation", "cancel_reservation", "update_reservation_flights", "update_reservation_baggages"),
-    *("update_reservation_passengers", "send_certificate", "transfer_to_human_agents"),
-    *("place_order", "update_address", "issue_refund", "cancel_order", "send_gift_card", "transfer_to_human"),
+    *("update_reservation_passengers", "send_certificate"),
+    *("place_order", "update_address", "issue_refund", "cancel_order", "send_gift_card"),
     *("create_return_label", "pause_subscription"),
 }
+TO_PEOPLE = {"transfer_to_human", "transfer_to_human_agents"}
 LIMIT_S = 60.0
 
 
@@ -38,6 +39,7 @@ class Expected(NamedTuple):
     turns: int
     steps: int
     effects: int
+    escalations: int
 
 
 class Recorded(NamedTuple):
@@ -49,7 +51,7 @@ class Recorded(NamedTuple):
 
 def count(file: Path) -> Expected:
     """Count turns (user messages after which something is recorded), replies and calls, and writing calls."""
-    turns = steps = effects = conversations = 0
+    turns = steps = effects = conversations = escalations = 0
     for line in file.read_text(encoding="utf-8").splitlines():
         conversations += 1
         asked = False
@@ -62,7 +64,8 @@ def count(file: Path) -> Expected:
                 calls = [call["function"]["name"] for call in message.get("tool_calls") or []]
                 steps += len(calls) or 1
                 effects += sum(name in WRITING_TOOLS for name in calls)
-    return Expected(conversations, turns, steps, effects)
+                escalations += sum(name in TO_PEOPLE for name in calls)
+    return Expected(conversations, turns, steps, effects, escalations)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,8 @@ def test_the_demo_kills_and_loses_nothing(command: Any, sample: Any, tmp_path: P
     assert shown["kills"] >= 3
     assert shown["violations"] == []
     assert shown["expected_turns"] == sample.expected.turns
-    assert tuple(report[name] for name in ("conversations", "turns", "steps", "effects")) == sample.expected
+    counts = ("conversations", "turns", "steps", "effects", "escalations")
+    assert tuple(report[name] for name in counts) == sample.expected
     assert report["lost"] == report["repeated"] == report["overlapping"] == report["out_of_order"] == 0
     assert report["recovered"] > 0
     assert list(tmp_path.iterdir()) == []

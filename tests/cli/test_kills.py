@@ -17,12 +17,14 @@ from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.effects import read_effects
 from turnkeeper.kernel.edge import StepResult, decode_detail
 from turnkeeper.kernel.errors import StorageError
+from turnkeeper.kernel.lookback.asking import questions
 from turnkeeper.kernel.names import StepName
 
 KILLS = 32
 DELAY_S = 0.02
 RESERVE = 60
 """Turns left for the last run: more than a child answers between the moment it is to be killed and its death."""
+COUNTS = ("conversations", "turns", "steps", "effects", "escalations")
 FAULTS = ("lost", "repeated", "overlapping", "out_of_order")
 
 
@@ -38,7 +40,7 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(
     effects, turns = path.with_name("effects.jsonl"), recorded.expected.turns
     line = ("replay", recorded.file, "--db", path, "--effects", effects, "--parallel", 8, "--json")
     kept: dict[int, Any] = {}
-    done, points = 0, [0]
+    done, points, asked = 0, [0], 0
     for kills_left in range(KILLS, 0, -1):
         child = command.start(*line, "--think-ms", chance.randint(1, 3))
         step = round(2 * chance.random() * (turns - RESERVE - done) / (kills_left + 1))
@@ -60,13 +62,15 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(
         assert set(happened.values()) <= {1}, where
         kept = stored
         points.append(done)
+        asked += open_escalations(path)
 
     ended = command(*line)
     report = json.loads(ended.stdout)
     keys = Counter(effect.key for effect in read_effects(effects)[0])
 
     assert {name: report[name] for name in FAULTS} == dict.fromkeys(FAULTS, 0), (seed, report)
-    assert tuple(report[name] for name in ("conversations", "turns", "steps", "effects")) == recorded.expected, seed
+    assert (*(report[name] for name in COUNTS), report["answered"]) == (*recorded.expected, recorded.expected[-1]), seed
+    assert asked > 0, "no kill left a question to people open"
     assert set(keys.values()) == {1}, seed
     assert len(keys) == recorded.expected.effects, seed
     assert max(after - before for before, after in pairwise(points)) < turns / 4, (seed, points)
@@ -74,6 +78,12 @@ def test_thirty_kills_lose_nothing_and_repeat_nothing(
     assert report["in_doubt"] > 0, "no kill hit an effect under way"
     assert audit(path).violations == [], seed
     assert (ended.returncode, ended.stderr) == (0, ""), seed
+
+
+def open_escalations(db: Path) -> int:
+    """Return how many questions to people a killed process has left."""
+    with Reader(db) as reader:
+        return len(questions(reader, time.time(), running=reader.running()))
 
 
 def test_a_kill_while_the_store_is_being_made_leaves_one_that_can_be_used(

@@ -206,7 +206,7 @@ def test_a_newer_schema_is_refused(inside: Any, sample: Any, replayed: Path, row
     before = rows(replayed)
     said = complaint(inside("replay", sample.file, "--db", replayed))
 
-    assert said == f"{replayed}: has schema 99, this version knows up to 3; upgrade turnkeeper"
+    assert said == f"{replayed}: has schema 99, this version knows up to 4; upgrade turnkeeper"
     assert rows(replayed) == before
 
 
@@ -273,7 +273,7 @@ def _room_for(size: int) -> Callable[[], None]:
 
 def test_a_disk_that_fills_ends_the_run_and_loses_nothing(command: Any, sample: Any, tmp_path: Path) -> None:
     """Wherever the room ends, at an acceptance or at a turn's end: the run says so and ends; one with room finishes."""
-    sizes = (10_000, 120_000, 190_000, 390_000)
+    sizes = (10_000, 155_000, 230_000, 390_000)
     options = ("--parallel", 1, "--json")
     lines = {size: ("replay", sample.file, "--db", tmp_path / f"{size}.db", *options) for size in sizes}
     children = {size: command.start(*lines[size], preexec_fn=_room_for(size)) for size in sizes}

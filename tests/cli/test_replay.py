@@ -19,7 +19,7 @@ from turnkeeper.cli.conversations import AGENT_ID
 from turnkeeper.cli.effects import read_effects
 from turnkeeper.kernel.names import Address
 
-COUNTS = ("conversations", "turns", "steps", "effects")
+COUNTS = ("conversations", "turns", "steps", "effects", "escalations")
 FAULTS = ("lost", "repeated", "overlapping", "out_of_order")
 Rows = Callable[[Path], dict[str, list[Any]]]
 
@@ -37,6 +37,7 @@ def counts(report: dict[str, Any]) -> tuple[int, ...]:
 
 def check_faultless(report: dict[str, Any]) -> None:
     assert {name: report[name] for name in FAULTS} == dict.fromkeys(FAULTS, 0)
+    assert report["answered"] == report["escalations"]
 
 
 def effect_keys(db: Path) -> list[str]:

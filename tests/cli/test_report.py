@@ -40,7 +40,7 @@ def test_a_faultless_store_is_said_to_be_so(counted: Callable[[], Report], sampl
     found = counted()
 
     assert found.faultless
-    assert (found.conversations, found.turns, found.steps, found.effects) == sample.expected
+    assert (found.conversations, found.turns, found.steps, found.effects, found.escalations) == sample.expected
     assert (found.turns_per_s, found.commits_per_turn) == (0, 0)
 
 

@@ -132,7 +132,7 @@ def test_recorded_arrivals_are_used(tmp_path: Path) -> None:
             ("nowhere.py",),
             (
                 "nowhere.py: is no file, and no built-in scenario"
-                " (desk, programs, clients, handlers, doubts, kernel, trees, participants)"
+                " (desk, programs, clients, handlers, doubts, kernel, trees, participants, arrivals, waiting)"
             ),
         ),
         (("broken.py",), "broken.py:1: is not Python"),

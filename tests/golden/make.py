@@ -52,9 +52,10 @@ async def killed(order: str) -> str:
     return order
 
 
-@agent("desk", tools=[find, reserve, refund, flaky, killed])
+@agent("desk", tools=[find, reserve, refund, flaky, killed], state=dict[str, int])
 async def desk(turn: Turn) -> str:
     order = turn.input["order"]
+    turn.state[order] = turn.state.get(order, 0) + 1
     found = await turn.call(find, order)
     await turn.call(reserve.keyed("the order"), order)
     if order == "broken":
@@ -66,12 +67,18 @@ async def desk(turn: Turn) -> str:
     return await turn.call(refund, order, found["cents"])
 
 
+@agent("resting")
+async def resting(turn: Turn) -> None:
+    pass
+
+
 async def main(path: str) -> None:
     settings = Settings(retries_max=1, retry_base_s=0.01)
     async with Runtime(path, [desk], settings=Settings(idempotency_s=0.001)) as runtime:
         await runtime.ask("pruned", "desk", {"order": "W0", "note": "x" * 20_000}, key="zero")
         await runtime.ask("pruned", "desk", {"order": "W0"})
-    async with Runtime(path, [desk], settings=settings) as runtime:
+    async with Runtime(path, [desk, resting], settings=settings) as runtime:
+        await runtime.say("agents/resting", "pause", "for the night", by="ann")
         await runtime.ask("done", "desk", {"order": "W1", "note": "x" * 5_000}, key="one")
         await runtime.tell("done", "desk", {"order": "W1", "note": "x" * 5_000}, key="one")
         await runtime.ask("done", "desk", {"order": "W2"}, tenant="acme")

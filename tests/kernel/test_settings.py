@@ -13,7 +13,7 @@ from turnkeeper.kernel.settings import Settings
 
 COUNTS = [name for name, hint in get_type_hints(Settings).items() if hint is int]
 DURATIONS = [name for name, hint in get_type_hints(Settings).items() if hint is float]
-MAY_BE_ZERO = ("retries_max", "idle_s", "retention_s", "lag_s", "storm_ends_max", "sweep_s")
+MAY_BE_ZERO = ("handoff_cooldown_s", "retries_max", "idle_s", "retention_s", "lag_s", "storm_ends_max", "sweep_s")
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from mutants.arrivals import ARRIVALS
 from mutants.doubts import DOUBTS
 from mutants.letters import LETTERS
 from mutants.mailboxes import MAILBOXES
@@ -11,10 +12,12 @@ from mutants.parts import PARTS
 from mutants.progress import PROGRESS
 from mutants.receipts import RECEIPTS
 from mutants.recovering import RECOVERING
+from mutants.states import STATES
 from mutants.steps import STEPS
 from mutants.sweep import SWEEP
 from mutants.trees import TREES
 from mutants.turns import TURNS
+from mutants.waiting import WAITING
 from mutants.writing import WRITING
 
 __all__ = ["MUTANTS"]
@@ -26,11 +29,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *WRITING,
     *RECEIPTS,
     *RECOVERING,
+    *ARRIVALS,
     *STEPS,
+    *STATES,
     *DOUBTS,
     *PROGRESS,
     *SWEEP,
     *TREES,
     *PARTICIPANTS,
     *PARTS,
+    *WAITING,
 )

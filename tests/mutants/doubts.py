@@ -36,7 +36,7 @@ _ANSWERS: Final[tuple[Mutant, ...]] = (
         edits=(("token=self._node.chance.token())", 'token=f"turn {self._turn.row.turn_id}")'),),
     ),
     _doubts(
-        where="actors.session",
+        where="actors.standing",
         name="an answer is applied twice",
         edits=(
             (
@@ -66,7 +66,12 @@ _ANSWERS: Final[tuple[Mutant, ...]] = (
     ),
     _calls(
         name="a turn that comes into doubt cuts off the effects beside it",
-        edits=(("        while self._under_way:\n", "        while False:\n"),),
+        edits=(
+            (
+                "        while any(tool.effect in effects for tool, _ in self._under_way.values()):\n",
+                "        while False:\n",
+            ),
+        ),
     ),
 )
 
@@ -112,12 +117,12 @@ _BESIDE: Final[tuple[Mutant, ...]] = (
         name="the first failure of a gather cuts off the effects beside it",
         edits=(
             (
-                "        ended = await asyncio.gather(*calls, return_exceptions=True)\n",
+                "            return results(await asyncio.gather(*calls, return_exceptions=True))\n",
                 (
-                    "        tasks = [asyncio.ensure_future(call) for call in calls]\n"
-                    "        _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)\n"
-                    "        for other in others:\n            other.cancel()\n"
-                    "        ended = await asyncio.gather(*tasks, return_exceptions=True)\n"
+                    "            tasks = [asyncio.ensure_future(call) for call in calls]\n"
+                    "            _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)\n"
+                    "            for other in others:\n                other.cancel()\n"
+                    "            return results(await asyncio.gather(*tasks, return_exceptions=True))\n"
                 ),
             ),
         ),
@@ -141,13 +146,13 @@ _BESIDE: Final[tuple[Mutant, ...]] = (
 _FORKS: Final[tuple[Mutant, ...]] = (
     _fork(
         name="a fork loses the last step before its own",
-        edits=(("for step in steps if step.issued < from_step]", "for step in steps if step.issued < from_step - 1]"),),
+        edits=(("if step.issued < from_step and not step.open]", "if step.issued < from_step - 1 and not step.open]"),),
     ),
     _fork(
         name="a fork loses what was in doubt",
         edits=(
             (
-                "for step in steps if step.issued < from_step]",
+                "for step in steps if step.issued < from_step and not step.open]",
                 "for step in steps if step.issued < from_step and step.result + bytes(step.failure is not None)]",
             ),
         ),

@@ -80,7 +80,7 @@ def _trials(tries: tuple[str, ...]) -> list[tuple[str, Any, Any, Any]]:
     )
     trials = []
     for name in tries or [
-        name for name in BUILT_IN if name not in {"kernel", "doubts", "trees", "participants"}
+        name for name in BUILT_IN if name not in {"kernel", "doubts", "trees", "participants", "arrivals", "waiting"}
     ]:  # which are tried by name
         life = import_module(f"turnkeeper.testing.scenarios.{name}").life
         # Those write nothing, so nothing can fail around it.

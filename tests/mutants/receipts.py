@@ -17,7 +17,7 @@ RECEIPTS: Final[tuple[Mutant, ...]] = (
         name="first messages race into several instances of one actor",
         edits=(
             ("        opening = self._opening.get(address)\n", "        opening = None\n"),
-            ("            opening.add_done_callback(lambda _: self._opening.pop(address))\n", ""),
+            ("            opening.add_done_callback(partial(self._no_longer_opening, address))\n", ""),
             (
                 "            agent = self._agents.setdefault(address, fresh)",
                 "            agent = self._agents[address] = fresh",
@@ -27,20 +27,20 @@ RECEIPTS: Final[tuple[Mutant, ...]] = (
     ),
     _reception(
         name="an actor that is spoken to again may still leave memory as idle",
-        edits=(("        self._idle.pop(address, None)\n        node = self._node\n", "        node = self._node\n"),),
+        edits=(("        self._idle.pop(address, None)\n        try:\n", "        try:\n"),),
         point="14: several instances of one actor",
     ),
     _reception(
         name="an actor leaves memory while somebody is about to speak to it",
-        edits=(("        if agent.address in self._callers:\n            return\n", ""),),
+        edits=(("is not idle or address in self._callers or agent.awaited:\n", "is not idle or agent.awaited:\n"),),
         point="14: several instances of one actor",
     ),
     _reception(
         name="a key whose turn has ended is taken for a new one",
         edits=(
             (
-                "                    return await self._drop(address, known)",
-                "                    retired = known.receipt_id",
+                "                        return await self._drop(node, address, agent, known)",
+                "                        retired = known.receipt_id",
             ),
         ),
         point="12: a restart applies the whole inbox again",

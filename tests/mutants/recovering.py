@@ -10,6 +10,7 @@ __all__ = ["RECOVERING"]
 _recovery = partial(Mutant, where="supervisors.recovery")
 _resync = partial(Mutant, where="actors.resync")
 _session = partial(Mutant, where="actors.session")
+_turns = partial(Mutant, where="actors.turns")
 _upkeep = partial(Mutant, where="supervisors.upkeep")
 
 RECOVERING: Final[tuple[Mutant, ...]] = (
@@ -51,11 +52,11 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
         name="recovered turns come back in the opposite order",
         edits=(("key=lambda waiting: waiting.row.turn_id", "key=lambda waiting: -waiting.row.turn_id"),),
     ),
-    _session(
+    _turns(
         name="resync does not put the turn back into its queue",
         edits=(
             (
-                "        elif row is not None:\n            self._place(turn)\n        self._next()",
+                "        elif row is not None:\n            self._place(turn)\n        turn.settled()",
                 "        self._next()",
             ),
         ),

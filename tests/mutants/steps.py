@@ -39,10 +39,10 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="results are recorded in the first run only",
         edits=(
             (
-                "                self._journal.succeeded(tool, call, encoded, intended=not pure)\n",
+                "                self.journal.succeeded(tool, call, encoded, intended=not pure)\n",
                 (
                     "                if self._turn.row.attempt == 1:\n"
-                    "                    self._journal.succeeded(tool, call, encoded, intended=not pure)\n"
+                    "                    self.journal.succeeded(tool, call, encoded, intended=not pure)\n"
                 ),
             ),
         ),
@@ -52,7 +52,7 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="what a probe found is not recorded",
         edits=(
             (
-                "                self._journal.succeeded(tool, call, encoded, intended=True)\n                return value",
+                "                self.journal.succeeded(tool, call, encoded, intended=True)\n                return value",
                 "                return value",
             ),
         ),
@@ -84,7 +84,7 @@ STEPS: Final[tuple[Mutant, ...]] = (
     ),
     _steps(
         name="a step is known by its place among all steps of the turn",
-        edits=(("        nth = self._of_name.get(tool.name, 0)", "        nth = self._issued"),),
+        edits=(("        nth = self._of_name.get(name, 0)", "        nth = self._issued"),),
     ),
     _steps(
         name="an effect that took too long is called again",
@@ -145,7 +145,10 @@ STEPS: Final[tuple[Mutant, ...]] = (
     _steps(
         name="an effectful step that failed is retried with its turn",
         edits=(
-            ("worth = not effectful if tool.retry is None", "worth = True if tool.retry is None"),
+            (
+                "failure_of_call(tool, error, returned=returned), tool",
+                "msgspec.structs.replace(failure_of_call(tool, error, returned=returned), recoverable=True), tool",
+            ),
             (
                 "        if tool.effect is Effect.EFFECTFUL and not isinstance(error, Expired):  # no retry of the turn calls it again\n            failure = msgspec.structs.replace(failure, recoverable=False)\n",
                 "",

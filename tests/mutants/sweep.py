@@ -27,12 +27,17 @@ SWEEP: Final[tuple[Mutant, ...]] = (
     ),
     _sweep(
         name="the next turn is an orphan while its lease rides with the end of the one before",
-        edits=(("current.row.state in TERMINAL or ", ""),),
+        edits=(("return current is None or current.row.state not in TERMINAL", "return True"),),
         missing="a look between the writer's answer and the next turn's end",
     ),
     _sweep(
         name="a suspended turn comes back into the run of another",
-        edits=((" or live.row.state is TurnState.SUSPENDED)", ")"),),
+        edits=(
+            (
+                "return agent is not None and agent.current is None",
+                "return agent is not None",
+            ),
+        ),
     ),
     _sweep(
         name="only the first page is ever looked through",

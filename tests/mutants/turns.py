@@ -10,20 +10,27 @@ from mutants.mutant import Mutant
 __all__ = ["TURNS"]
 
 _session = partial(Mutant, where="actors.session")
+_turns = partial(Mutant, where="actors.turns")
 _run = partial(Mutant, where="actors.run")
+_open = partial(Mutant, where="actors.openturn")
 
 TURNS: Final[tuple[Mutant, ...]] = (
-    _session(
+    _turns(
         name="the next turn starts while one is running",
         edits=(
             (
-                "        if self._current is not None or self._node.closing:\n            return\n        turn = self._ready()",
-                "        if self._node.closing:\n            return\n        turn = self._ready()",
+                (
+                    "        if self._current is not None:\n"
+                    "            if self._current.row.state is TurnState.SUSPENDED and self.still:\n"
+                    "                self._node.on_idle(self)\n"
+                    "            return\n        turn = self._ready()"
+                ),
+                "        turn = self._ready()",
             ),
         ),
         point="14: concurrent turns of a session",
     ),
-    _session(
+    _turns(
         name="a nudge starts the turn again that is about to start",
         edits=(
             (
@@ -36,7 +43,7 @@ TURNS: Final[tuple[Mutant, ...]] = (
         ),
         point="2: a nudge starts a second run",
     ),
-    _session(
+    _turns(
         name="a nudge puts the retry off by another backoff",
         edits=(
             (
@@ -51,21 +58,21 @@ TURNS: Final[tuple[Mutant, ...]] = (
         edits=(
             (
                 (
-                    "        if len(self._queue) >= node.settings.mailbox_len_max:\n"
+                    "        if self.waiting_len >= node.settings.mailbox_len_max:\n"
                     "            raise MailboxFull(str(self.address), node.settings.mailbox_len_max)\n"
                     "        node.persistence.check_room()\n"
                 ),
                 "",
             ),
             (
-                "        self._by_key[key] = turn\n        records = change.records",
+                "        self._by_key[arrival.key] = turn\n        first = not self._opened",
                 (
-                    "        self._by_key[key] = turn\n"
+                    "        self._by_key[arrival.key] = turn\n"
                     "        if len(self._queue) > node.settings.mailbox_len_max:\n"
                     "            self._queue.remove(turn)\n"
                     "            raise MailboxFull(str(self.address), node.settings.mailbox_len_max)\n"
                     "        node.persistence.check_room()\n"
-                    "        records = change.records"
+                    "        first = not self._opened"
                 ),
             ),
         ),
@@ -85,10 +92,10 @@ TURNS: Final[tuple[Mutant, ...]] = (
         name="an inbound is acknowledged before its commit",
         edits=(
             (
-                "        node.persistence.submit(records, partial(self._admitted, turn, done, first))",
+                "            node.persistence.submit(records, told)\n        return done",
                 (
-                    "        node.persistence.submit(records, partial(self._admitted, turn, done, first))\n"
-                    "        done.set_result((turn, False))"
+                    "            node.persistence.submit(records, told)\n"
+                    "        done.set_result(Admitted(turn, arrival, duplicate=False))\n        return done"
                 ),
             ),
         ),
@@ -98,18 +105,17 @@ TURNS: Final[tuple[Mutant, ...]] = (
         name="an inbound's last edge is committed after its receipt and turn",
         edits=(
             (
-                "        node.persistence.submit(records, partial(self._admitted, turn, done, first))",
+                "            node.persistence.submit(records, told)\n        return done",
                 (
-                    "        told = partial(self._admitted, turn, done, first)\n"
-                    "        node.persistence.submit(\n"
-                    "            records[:-1], lambda error: told(error) if error else node.persistence.submit(records[-1:], told)\n"
-                    "        )"
+                    "            node.persistence.submit(\n"
+                    "                records[:-1], lambda error: told(error) if error else node.persistence.submit(records[-1:], told)\n"
+                    "            )\n        return done"
                 ),
             ),
         ),
         point="8: receipt, turn, lease in separate commits",
     ),
-    _session(
+    _turns(
         name="those who wait have the deliverable before it is committed",
         edits=(
             (
@@ -122,25 +128,25 @@ TURNS: Final[tuple[Mutant, ...]] = (
         ),
         point="4: the end is told before the deliverable stands",
     ),
-    _session(
+    _turns(
         name="a turn is terminal before its deliverable is written",
         slow=True,
         edits=(
             (
-                "        self._node.persistence.submit(records, partial(self._moved, turn, deliverable, successor, before))",
+                "        self._node.persistence.submit(records, partial(self._moved, turn, deliverable, successor, before, told))",
                 (
-                    "        told = partial(self._moved, turn, deliverable, successor, before)\n"
+                    "        heard = partial(self._moved, turn, deliverable, successor, before, told)\n"
                     "        last = [record for record in records if isinstance(record, Deliverable)]\n"
                     "        first = [record for record in records if record not in last]\n"
                     "        self._node.persistence.submit(\n"
-                    "            first, lambda error: told(error) if error or not last else self._node.persistence.submit(last, told)\n"
+                    "            first, lambda error: heard(error) if error or not last else self._node.persistence.submit(last, heard)\n"
                     "        )"
                 ),
             ),
         ),
         point="4: terminal before the deliverable",
     ),
-    _session(
+    _turns(
         name="a turn starts before its lease is committed",
         edits=(
             (
@@ -150,16 +156,16 @@ TURNS: Final[tuple[Mutant, ...]] = (
         ),
         point="8: a lease in a commit of its own",
     ),
-    _session(
+    _turns(
         name="a turn whose start was refused goes behind those that came later",
         edits=(
             (
-                "            self._current = None\n            self._queue.appendleft(turn)",
-                "            self._current = None\n            self._queue.append(turn)",
+                "                insort(self._queue, turn, key=lambda waiting: waiting.row.turn_id)\n",
+                "                self._queue.append(turn)\n",
             ),
         ),
     ),
-    _session(
+    _turns(
         name="the successor is lost when the commit that would start it fails",
         slow=True,
         edits=(
@@ -170,29 +176,29 @@ TURNS: Final[tuple[Mutant, ...]] = (
         ),
         point="10: left to nobody",
     ),
-    _session(
+    _turns(
         name="a successor goes back to where it stood before a duplicate of it failed, too",  # this one was ours
         tries=("tests/testing/test_scenarios.py",),
         edits=(("                if before.edges < successor.row.edges:", "                if before is not None:"),),
         slow=True,
     ),
-    _session(
+    _turns(
         name="a turn that waits for its retry has no timer",
         edits=(("            turn.timer = self._node.loop.call_later(wait_s, self._next)\n", ""),),
         point="10: goes on only with new traffic",
     ),
     _session(
         name="a duplicate whose count could not be stored leaves a gap in the edges",
-        edits=(("                known.row = before  # everything", "                pass  # everything"),),
+        edits=(("                turn.row = before  # everything", "                pass  # everything"),),
     ),
     _session(
         name="an actor whose first commit failed thinks that it is stored",
         slow=True,
         edits=(("            if first:\n                self._opened = False\n", ""),),
     ),
-    _session(
+    _open(
         name="a rerun is answered from what memory held before",
-        edits=(("        turn.loaded = False\n        if turn.row.state", "        if turn.row.state"),),
+        edits=(('        self.loaded = False\n        self.payload, self.steps, self.open_waits = b"", {}, {}\n', ""),),
         point="11: steps of the first run are not known to the second",
     ),
     _session(
@@ -221,17 +227,17 @@ TURNS: Final[tuple[Mutant, ...]] = (
         ),
         point="14: a caller's cancellation kills the turn",
     ),
-    _session(
+    _run(
         name="a turn that stands on a step has a new deadline after each restart",
         edits=(
             (
-                "        wait_s = max(pause_s, (turn.row.due_at or 0.0) - self._node.clock.time())",
-                "        wait_s = max(pause_s, self._node.settings.approval_s)",
+                "        due_at = min(wait.due_at for wait in turn.stands)\n",
+                "        due_at = now + self._node.settings.approval_s\n",
             ),
         ),
         point="1: a deadline refreshed on restart",
     ),
-    _session(
+    _turns(
         name="closing leaves a turn running that was about to start",
         slow=True,
         edits=(
@@ -266,8 +272,8 @@ TURNS: Final[tuple[Mutant, ...]] = (
         where="actors.openturn",
         edits=(
             (
-                "        for future in waiting:\n            if not future.done():\n                future.set_result(deliverable)",
-                "        for future in waiting[:1]:\n            if not future.done():\n                future.set_result(deliverable)",
+                "        for future in listeners:\n            if not future.done():\n                future.set_result(deliverable)",
+                "        for future in listeners[:1]:\n            if not future.done():\n                future.set_result(deliverable)",
             ),
         ),
         point="14: asks that hang",

@@ -12,6 +12,10 @@ __all__ = ["WRITING"]
 _persistence = partial(Mutant, where="actors.persistence")
 _batch = partial(Mutant, where="actors.store.batch", tries=("conformance",))
 
+_sql = partial(Mutant, where="actors.store.sql", tries=("conformance",))
+_stood = partial(Mutant, where="kernel.stood", tries=("tests/actors/test_store_waiting.py",))
+
+_READ = '.read_text(encoding="utf-8")\n'
 _FAILED = (
     "            self._failing = error.reason\n"
     "            self._waiting.extendleft(reversed(batch))\n"
@@ -125,8 +129,8 @@ WRITING: Final[tuple[Mutant, ...]] = (
         name="SQLite: what a taken key means is not told from a failing disk",
         edits=(
             (
-                "        case records.ReceiptAccepted(key=key) if unique:",
-                "        case records.ReceiptAccepted(key=key) if not error:",
+                "        case records.ReceiptAccepted(key=key) | records.SignalSent(key=key):",
+                "        case records.SignalSent(key=key):",
             ),
         ),
         point="7: a redelivery is refused",
@@ -135,8 +139,8 @@ WRITING: Final[tuple[Mutant, ...]] = (
         name="SQLite: of what is said of one child in a batch, the first word counts",
         edits=(
             (
-                "self.executemany(_STATEMENTS[kind], of_kind)",
-                "self.executemany(_STATEMENTS[kind], of_kind[::-1] if kind is records.DesiredSet else of_kind)",
+                "self.executemany(statements[kind], of_kind)",
+                "self.executemany(statements[kind], of_kind[::-1] if kind is records.DesiredSet else of_kind)",
             ),
         ),
     ),
@@ -152,13 +156,49 @@ WRITING: Final[tuple[Mutant, ...]] = (
         tries=("tests/actors/test_store_noted.py",),
         edits=(("        if number > expected:\n", "        if number > expected + 1:\n"),),
     ),
-    Mutant(
+    _sql(
         name="SQLite: the events of a crash loop are never let go",
-        where="actors.store.sql",
-        tries=("conformance",),
+        edits=((_READ, '.read_text(encoding="utf-8").replace("OFFSET 200", "OFFSET 200000")\n'),),
+    ),
+    _sql(
+        name="SQLite: waits stay when their turn is suspended no more",
         edits=(
-            ('.read_text(encoding="utf-8")\n', '.read_text(encoding="utf-8").replace("OFFSET 200", "OFFSET 200000")\n'),
+            (
+                _READ,
+                '.read_text(encoding="utf-8").replace("DELETE FROM waits WHERE", "DELETE FROM waits WHERE 0 AND")\n',
+            ),
         ),
+    ),
+    _sql(
+        name="SQLite: a turn goes that a suspended one waits for",
+        edits=((_READ, '.read_text(encoding="utf-8").replace("w WHERE w.child_id = t.turn_id", "w WHERE 0")\n'),),
+    ),
+    _sql(
+        name="SQLite: a turn goes whose joined message has a key that answers",
+        edits=((_READ, '.read_text(encoding="utf-8").replace("j.expires_at > ?2", "0")\n'),),
+    ),
+    _sql(
+        name="SQLite: a signal is taken as often as somebody asks for it",
+        edits=(
+            (_READ, '.read_text(encoding="utf-8").replace("signal_id = ? AND taken_by IS NULL", "signal_id = ?")\n'),
+        ),
+    ),
+    _sql(
+        name="SQLite: of turns that are due at one moment a page's last hides the others",
+        edits=(
+            (
+                _READ,
+                '.read_text(encoding="utf-8").replace("(t.due_at, t.turn_id) > (?1, ?2)", "t.due_at > ?1 + 0 * ?2")\n',
+            ),
+        ),
+    ),
+    _stood(
+        name="a turn that does not stand on what it asked for is found sound",
+        edits=(("        if one not in stands:\n", "        if not stands:\n"),),
+    ),
+    _stood(
+        name="a doubt that a turn does not stand on is found sound",
+        edits=(("    if len(doubts) != (doubted is not None):\n", "    if len(doubts) > (doubted is not None):\n"),),
     ),
     Mutant(
         name="in memory: the events of a crash loop are never let go",

@@ -327,7 +327,14 @@ async def test_a_verb_that_is_said_meanwhile_is_kept(world: SimulatedWorld, runt
         def stop_first(agent_id: str, error: str) -> None:
             stopping.append(asyncio.ensure_future(running.say("agents/play", Verb.STOP)))
             storms = Storms(running.node, running._reception, running._chronicle)
-            asyncio.get_running_loop().call_later(0, storms.pause, agent_id, error)
+
+            def pause_behind() -> None:
+                if wanted(running) == "running":  # the verb has not been said yet
+                    asyncio.get_running_loop().call_later(0, pause_behind)
+                else:
+                    storms.pause(agent_id, error)
+
+            asyncio.get_running_loop().call_later(0, pause_behind)
 
         running.node.on_storm = stop_first
         await fail(running, *"abcde")

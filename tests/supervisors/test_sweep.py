@@ -1,6 +1,7 @@
 """The sweep: what a bug has left to nobody goes on, in its order and without new traffic; what is slow is let be."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -127,7 +128,7 @@ async def test_turns_whose_actor_is_gone_come_back_in_the_order_of_acceptance(pa
 
 
 async def test_what_an_older_boot_left_running_is_taken_back_first(path: Path, clock: FakeClock, said: Said) -> None:
-    """And so are those behind it, and one that is suspended; their order stands."""
+    """And so are those behind it, in their order. One that is suspended needs nobody: it stands in the store."""
     clock.now = 150.0
     billing = Billing()
     async with Runtime(path, [], settings=FAST, clock=clock):
@@ -138,12 +139,12 @@ async def test_what_an_older_boot_left_running_is_taken_back_first(path: Path, c
         await looks(sweep, 2)
         await until(lambda: len(billing.ran) == 3)
         await looks(sweep, 2)
-        standing = runtime.statistics().suspended
 
     assert billing.ran == [(1, 2), (2, 1), (5, 1)]
-    assert (sweep.orphaned, sweep.stalled, standing) == (4, 0, 1)
+    assert (sweep.orphaned, sweep.stalled) == (3, 0)
+    assert rows(path, "SELECT turn_id FROM turns JOIN waits USING (turn_id) WHERE state = 'suspended'") == [(4,)]
     assert kinds(path)[:4] == ["inbound_received", "lease_acquired", "turn_requeued", "lease_acquired"]
-    assert {one["turn_id"] for one in said.of("turn.orphaned")} == {1, 2, 4, 5}
+    assert {one["turn_id"] for one in said.of("turn.orphaned")} == {1, 2, 5}
     check_invariants(path)
 
 
@@ -163,7 +164,7 @@ async def test_turns_of_agents_that_the_runtime_was_not_given_stay(path: Path, c
 
 
 async def test_a_suspended_turn_does_not_come_back_into_the_run_of_another(path: Path, clock: FakeClock) -> None:
-    """It would be the actor's current turn beside it. It comes back once the other has ended."""
+    """Where its actor has lost it, it would be current beside that one. It comes back once that has ended."""
     clock.now = 150.0
     gate = asyncio.Event()
 
@@ -175,9 +176,7 @@ async def test_a_suspended_turn_does_not_come_back_into_the_run_of_another(path:
         pass
     written(path, [*WORLD[1:], accepted(1_000)])  # later turns have higher numbers
     async with Runtime(path, [billing], settings=FAST, clock=clock) as runtime:
-        runtime._reception.agent(address(OTHER_ACTOR))._current.disarm()
-        runtime._reception.agent(address(OTHER_ACTOR))._current = None
-        runtime._node.suspended.clear()
+        runtime._reception.restored(address(OTHER_ACTOR), OTHER_ACTOR)
         receipt = await runtime.tell("session-20", "billing", None)
         sweep = sweep_of(runtime)
         await looks(sweep, 3)
@@ -187,6 +186,8 @@ async def test_a_suspended_turn_does_not_come_back_into_the_run_of_another(path:
         await receipt.deliverable()
         await looks(sweep, 2)
         assert (sweep.orphaned, runtime.statistics().suspended) == (1, 1)
+        assert (await runtime.cancel(4)).outcome == "cancelled"
+        assert runtime.statistics().suspended == 0
 
 
 async def test_a_commit_that_can_be_read_before_its_writer_says_so_is_waited_for(path: Path, said: Said) -> None:
@@ -273,24 +274,26 @@ async def test_a_queue_whose_head_waits_for_nothing_goes_on(path: Path, said: Sa
     assert [one["turn_id"] for one in said.of("turn.stalled")] == [1]
 
 
-async def test_a_suspended_turn_whose_timer_is_lost_stands_until_its_deadline_again(
+async def test_a_suspended_turn_that_the_alarm_has_passed_over_wakes_at_the_deadline_that_it_had(
     path: Path, clock: FakeClock, said: Said
 ) -> None:
-    """At the deadline that it had."""
+    """It is not in trouble before."""
     clock.now = 150.0
     async with Runtime(path, [], settings=FAST, clock=clock):
         pass
     written(path, WORLD[1:])
     async with Runtime(path, [Billing().agent], settings=FAST, clock=clock) as runtime:
-        turn = runtime._reception.agent(address(OTHER_ACTOR)).current
-        before_s = turn.timer.when()
-        turn.disarm()
-        sweep = sweep_of(runtime)
-        await looks(sweep, 2)
-        await until(lambda: turn.timer is not None)
-        await looks(sweep, 3)
+        due = rows(path, "SELECT due_at FROM turns WHERE turn_id = 4")
+        sweep, alarm = sweep_of(runtime), runtime._node.on_due.__self__
+        async with runtime._node.hold(address(OTHER_ACTOR)) as actor:
+            alarm._place, alarm._until = (due[0][0] + 1_000, -1), math.inf
+            await looks(sweep, 3)
+            assert (sweep.orphaned, sweep.stalled, actor.current.row.due_at) == (0, 0, due[0][0])
 
-        assert turn.timer.when() == pytest.approx(before_s, abs=5)
+            clock.now = due[0][0] + 61
+            await looks(sweep, 2)
+            await until(lambda: "turn_resumed" in kinds(path, 4))
+
         assert (sweep.orphaned, sweep.stalled) == (0, 1)
     assert [one["turn_id"] for one in said.of("turn.stalled")] == [4]
     check_invariants(path)

@@ -70,6 +70,16 @@ def test_a_doubt_and_its_fork_killed_at_every_third_point_lose_nothing_and_repea
     assert report.effects > 4 * report.kills
 
 
+def test_three_agents_killed_at_every_third_point_come_to_the_same_answer(tmp_path: Path) -> None:
+    """Triage hands to billing, billing asks pricing and waits for a person; the life itself checks what it comes to."""
+    life = "turnkeeper.testing.scenarios.waiting:small"
+    report = each_kill(life, tmp_path, every=3, repeatable=("book", "answer"))
+
+    assert report.violations == []
+    assert report.points > 30
+    assert report.kills >= report.points // 3 - 2
+
+
 # ---------------------------------------------------------------- what is found
 
 
@@ -225,7 +235,7 @@ def test_the_check_finds_what_was_acknowledged_and_is_not_there(tmp_path: Path) 
     """Under its key, at its address, as its turn; and a deliverable byte for byte."""
     world_after_a_life(tmp_path)
     result = Result(turn_id=1, outcome="completed", body=b"other", at=0.0)
-    receipt = SimpleNamespace(address=Address("", "s0", "desk"), key="order 9", turn_id=1)
+    receipt = SimpleNamespace(address=Address("", "s0", "desk"), key="order 9", receipt_id=1)
     with ProcessWorld(tmp_path) as world:
         world.acknowledged(receipt)
         world.delivered(result)
@@ -234,7 +244,7 @@ def test_the_check_finds_what_was_acknowledged_and_is_not_there(tmp_path: Path) 
 
     assert {violation.rule for violation in found} == {STAYS}
     assert [violation.what for violation in found] == [
-        "is not in the store as turn 1",
+        "receipt 1 is not in the store",
         "its deliverable is not the one that a client has",
         "its deliverable, which a client has, is not there",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from mischief import KEYS, PATHS, PAYLOAD, Mischief, Traffic
+from mischief import KEYS, NAMES, PATHS, PAYLOAD, Mischief, Traffic
 
 from turnkeeper.actors.store.batch import ORDER
 from turnkeeper.actors.store.sqlite import SqliteStore
@@ -38,6 +38,7 @@ from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.kept import check_noted
 from turnkeeper.kernel.supervision.noted import verb_noted
 from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.wait import WaitKind
 from turnkeeper.testing.memory import Disk, MemoryStore
 
 REFUSALS = [
@@ -78,9 +79,11 @@ async def as_sqlite(store: MemoryStore, points: Sequence[Sequence[Record]]) -> M
 
 def stored(path: Path) -> dict[str, list[Any]]:
     """Return every row of every table of a file."""
-    tables = ("nodes", "actors", "turns", "receipts", "edges", "deliverables", "desired", "child_events")
+    tables = ("nodes", "actors", "turns", "receipts", "edges", "deliverables", "signals", "handoffs", "states")
+    asked = {name: f"SELECT * FROM {name} ORDER BY 1" for name in (*tables, "desired", "child_events")}
+    asked["waits"] = "SELECT turn_id, issued, kind, due_at, child_id FROM waits ORDER BY turn_id, issued"
     with closing(sqlite3.connect(path)) as connection:
-        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in tables}
+        return {name: connection.execute(sql).fetchall() for name, sql in asked.items()}
 
 
 def held(disk: Disk) -> dict[str, list[Any]]:
@@ -92,11 +95,15 @@ def held(disk: Disk) -> dict[str, list[Any]]:
         "actors": [(number, *address) for number, address in sorted(disk.actors.items())],
         "turns": [row(turn) for _, turn in sorted(disk.turns.items())],
         "receipts": [
-            (*row(receipt)[:5], receipt.duplicate_count, *row(receipt)[5:8], receipt.retired)
+            (*row(receipt)[:5], receipt.duplicate_count, *row(receipt)[5:8], receipt.retired, receipt.arrived)
             for _, receipt in sorted(disk.receipts.items())
         ],
         "edges": [(number, *row(edge)) for number, edge in edges],
         "deliverables": [row(deliverable) for _, deliverable in sorted(disk.deliverables.items())],
+        "states": [row(state) for _, state in sorted(disk.states.items())],
+        "waits": [(one.turn_id, one.issued, one.kind, one.due_at, one.child_id) for one in disk.stood()],
+        "signals": [(*row(sent), *later) for _, (sent, *later) in sorted(disk.signals.items())],
+        "handoffs": [row(handoff) for _, handoff in sorted(disk.handoffs.items())],
         "desired": [tuple(row) for row in disk.wanted()],
         "child_events": [tuple(event) for event in disk.child_events()],
     }
@@ -106,10 +113,16 @@ def shown(rows: Rows) -> list[object]:
     """Return everything that a reader sees, and every rule that it breaks."""
     seen: list[object] = []
     for session in rows.sessions():
-        seen.append(session)
+        seen += [session, rows.state(session.actor_id)]
         for turn in rows.turns(session.actor_id):
             row = counted(turn.row)
             seen += [row, *turn[1:], rows.edges(row.turn_id), rows.deliverable(row.turn_id)]
+            seen += [rows.joined(row.turn_id), rows.stands(row.turn_id)]
+    seen += [list(rows.signals()), rows.live(), rows.running()]
+    seen += [rows.waits(kind, after, 5) for kind in WaitKind for after in ((-1, -1), (3, 2))]
+    seen += [
+        rows.waits(WaitKind.TIMER, (-1, -1), 50, tenant="", session_id=f"session-{number}") for number in range(1, 4)
+    ]
     violations = {(found.rule, found.where) for found in check_rows(rows, Tally())}
     violations |= {(found.rule, found.where) for found in check_noted(rows)}
     seen += [list(rows.desired()), list(rows.child_events()), list(rows.child_events(PATHS[0], 2, 3))]
@@ -118,13 +131,28 @@ def shown(rows: Rows) -> list[object]:
 
 async def answers(store: Store, last: int) -> list[object]:
     """Return what a store answers to its own runtime."""
-    said: list[object] = [msgspec.structs.replace(live, row=counted(live.row)) for live in await store.live_turns()]
+    waiting = store.waiting
+    of_actors = [await store.live_turns_of(actor_id) for actor_id in range(1, 4)]
+    paged = await store.live_turns_after(1, 5, 4)
+    said: list[object] = [
+        [msgspec.structs.replace(live, row=counted(live.row)) for live in found]
+        for found in (await store.live_turns(), await store.awake_turns(), *of_actors, paged)
+    ]
     for number in range(1, last + 2):
         row = await store.turn(number)
         said += [row and counted(row), await store.deliverable(number)]
+        said += [await waiting.waits(number), await waiting.live_children(number), await waiting.address_of(number)]
     for actor_id in range(1, 4):
         said += [await store.receipt(actor_id, key) for key in KEYS]
-        said.append(await store.actor_id(Address("", f"session-{actor_id}", "billing")))
+        said += [await store.actor_id(Address("", f"session-{actor_id}", "billing")), await store.state(actor_id)]
+        said += [await waiting.signal(actor_id, key) for key in KEYS]
+        said += [await waiting.waiting_signal(actor_id, name) for name in NAMES]
+        said += [await waiting.signals_waiting(actor_id), await waiting.live_turns_in("", f"session-{actor_id}")]
+        said += [await waiting.handoffs("", f"session-{actor_id}", name, "billing") for name in NAMES]
+    said += [await waiting.suspended_count(), await waiting.answered_children(), await waiting.orphaned_children()]
+    said += [await waiting.signalled_turns(), await waiting.due_turns((-1e9, 0), 1e9, 2)]
+    said += [await waiting.due_turns((due_at, 3), 700.0, 50) for due_at in (0.0, 300.0, 600.0)]
+    said += [await waiting.next_due(due_at) for due_at in (0.0, 300.0, 600.0, 1e9)]
     said.append(await store.happened(0, 1_000_000))
     said += [await store.happened(since, 7) for since in range(0, 50, 5)]
     said += [await store.desired(), await store.child_events()]

@@ -19,6 +19,7 @@ from turnkeeper.kernel.edge import (
     StepIntent,
     StepResult,
     Suspended,
+    Wait,
     encode_detail,
 )
 from turnkeeper.kernel.lease import Lease
@@ -27,6 +28,7 @@ from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.records import ActorOpened, Deliverable, EdgeAppended, NodeStarted, Record, TurnInserted
 from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.wait import OpenWait
 from turnkeeper.testing import Disk, Fault, Faults, SimulatedWorld, Violated, run
 from turnkeeper.testing.memory.transaction import prune, write
 from turnkeeper.testing.oracles import Oracles
@@ -566,12 +568,35 @@ def test_a_retried_effect_is_called_once_for_each_intent() -> None:
         scene.oracles.calling(KEY)
 
 
+@pytest.mark.parametrize("stood", [[], [OpenWait(0, "timer", 800.0)]], ids=["on nothing", "until another time"])
+def test_a_suspended_turn_that_does_not_stand_on_its_waits_is_found(stood: list[OpenWait]) -> None:
+    """All of them, each with its deadline, and the turn with the first."""
+    scene = Scene()
+    row = scene.accept()
+    scene.write(suspend(row, Suspended("timer", 900.0), 2.0, stood).records)
+
+    with pytest.raises(Violated) as caught:
+        scene.touch()
+    assert caught.value.rule == "a suspended turn stands on its waits"
+
+
+def test_a_wait_that_is_opened_again_until_another_time_is_found() -> None:
+    """No rerun moves a deadline."""
+    scene = Scene()
+    until = [msgspec.structs.replace(INTENT, effect=Effect.PURE, wait=Wait("timer", due_at)) for due_at in (90.0, 91.0)]
+
+    with pytest.raises(Violated, match=r"stood until 90.000, now until 91.000") as caught:
+        observed(scene, scene.accept(), *((EdgeKind.STEP_INTENDED, intent, 10.0) for intent in until))
+    assert caught.value.rule == "a nudge moves no deadline"
+
+
 def test_a_token_that_comes_twice_is_found() -> None:
     """In another turn, or for another doubt of the same."""
     scene = Scene()
     for turn_id in (1, 2):
         row = scene.accept(turn_id)
-        scene.write(suspend(row, Suspended("approval", 900.0, STEP, token="t"), 2.0).records)
+        doubt = OpenWait(0, "doubt", 900.0)
+        scene.write(suspend(row, Suspended("approval", 900.0, STEP, token="t"), 2.0, [doubt]).records)
         if turn_id == 1:
             scene.touch(turn_id)
             row = scene.disk.turn_row(scene.disk.turns[turn_id])

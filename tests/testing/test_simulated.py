@@ -470,7 +470,7 @@ def test_an_acknowledgement_is_remembered_across_lives() -> None:
     violation = found(life)
 
     assert violation.rule == "one receipt a key"
-    assert violation.what == "s/echo k was turn 1, and is turn 10 now"
+    assert violation.what == "s/echo k was receipt 1, and is receipt 10 now"
 
 
 def test_a_deliverable_is_remembered_across_lives() -> None:

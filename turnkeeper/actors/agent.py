@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
+from turnkeeper.actors.state import DeclaredState, Migrate, declared_state
 from turnkeeper.actors.tool import Tool, check_async, check_duration
+from turnkeeper.kernel.arrival import Policy, policy_of
 from turnkeeper.kernel.errors import VersionGone
 from turnkeeper.kernel.retry import Retry
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from turnkeeper.actors.node import Node
     from turnkeeper.actors.turn import Turn
 
-__all__ = ["Agent", "agent", "newest_of"]
+__all__ = ["UNSERVED", "Agent", "agent", "newest_of"]
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +30,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float | None = None
     version: str = ""
     adopts: frozenset[str] = frozenset()
+    state: DeclaredState | None = None
+    arrival: Policy = Policy.QUEUE
     older: Mapping[str, "Agent"] = MappingProxyType({})
 
     async def handle(self, node: "Node", turn: "Turn") -> Any:  # noqa: ARG002 - for agents that are part of their runtime
@@ -50,6 +54,14 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         raise VersionGone(turn_id, self.agent_id, version, given)
 
 
+async def _unserved(_turn: "Turn") -> NoReturn:
+    raise NotImplementedError
+
+
+UNSERVED: Final = Agent(agent_id="", handler=_unserved, tools=MappingProxyType({}))
+"""Stands for an agent that the runtime was not given: its turns can be answered and ended, and none is started."""
+
+
 def agent(  # noqa: PLR0913 - a declaration: each is said by its name
     agent_id: str,
     *,
@@ -59,6 +71,10 @@ def agent(  # noqa: PLR0913 - a declaration: each is said by its name
     idle_s: float | None = None,
     version: str = "",
     adopts: Sequence[str] = (),
+    state: Any = None,
+    state_version: int = 1,
+    migrate: Migrate | None = None,
+    arrival: str = Policy.QUEUE,
 ) -> Callable[[Callable[["Turn"], Awaitable[Any]]], Agent]:
     """Declare an async function of a `Turn` as an agent's handler.
 
@@ -80,13 +96,23 @@ def agent(  # noqa: PLR0913 - a declaration: each is said by its name
         version: of the handler, recorded when a turn starts. A turn finishes under the version that it started under:
             give the runtime both, the newest last. Without it, it fails with `VersionGone`.
         adopts: older versions whose turns this handler can finish.
+        state: type of `turn.state`, what each session's agent remembers between its turns: a msgspec struct or a
+            dataclass whose fields all have defaults, `dict[str, int]`, and the like. Made without arguments it is the
+            first state.
+        state_version: of that type, from 1; stored with each state.
+        migrate: `migrate(version, value)` is called with a state that was stored under another version, as plain data
+            (a dict for a struct), and returns one that fits the type. It must not change anything else.
+        arrival: what becomes of a message that arrives while a turn of the session's agent is live, unless the message
+            says something else: queue, reject, coalesce, interrupt or steer; see docs/arriving.md.
 
     Raises:
-        TypeError: the handler is not async, or the name is missing.
+        ContractViolation: there is no such arrival.
+        TypeError: the handler is not async, the name is missing, or the state cannot be stored or made.
     """
     if not isinstance(agent_id, str):
         msg = 'write @agent("name"), with the name the agent has in addresses'  # type: ignore[unreachable]
         raise TypeError(msg)
+    policy = policy_of(arrival)
 
     def declare(handler: Callable[["Turn"], Awaitable[Any]]) -> Agent:
         check_async(handler, f"the handler of agent {agent_id}")
@@ -102,6 +128,8 @@ def agent(  # noqa: PLR0913 - a declaration: each is said by its name
             idle_s=idle_s,
             version=version,
             adopts=frozenset(adopts),
+            arrival=policy,
+            state=declared_state(agent_id, state, state_version, migrate),
         )
 
     return declare

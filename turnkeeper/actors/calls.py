@@ -1,6 +1,7 @@
 """Calls: a tool called once, within its time, and what becomes of an effect that is cut off under way."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from turnkeeper.actors.journal import Call, Journal
@@ -12,6 +13,7 @@ from turnkeeper.kernel.errors import ProcessDied
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.step import Effect, OnDoubt
 from turnkeeper.kernel.verdict import Stop, causes
+from turnkeeper.kernel.wait import OpenWait, WaitKind
 
 __all__ = ["Calls", "Expired", "cut_short"]
 
@@ -31,7 +33,7 @@ def cut_short(error: BaseException) -> bool:
 
 
 class Calls:
-    """Calls the tools of one run, and knows which effects are under way."""
+    """Calls the tools of one run, and knows which of those that are recorded first are under way."""
 
     __slots__ = ("_address", "_journal", "_node", "_quiet", "_turn", "_under_way")
 
@@ -51,7 +53,7 @@ class Calls:
             Expired: it took longer than its `timeout_s`.
             Exception: whatever it raises.
         """
-        if tool.effect is Effect.EFFECTFUL:
+        if tool.effect is not Effect.PURE:
             self._under_way[call.issued] = tool, call
         try:
             self._reached("effect.before", call)
@@ -66,8 +68,7 @@ class Calls:
             self._under_way.pop(call.issued, None)
             if self._journal.closed:
                 self._no_longer_late(call)
-            if not self._under_way:
-                self._quiet.set()
+            self._quiet.set()
 
     def abandon(self) -> None:
         """Show the doubt about each effect that is under way in a run that would not stop, and is taken from.
@@ -76,6 +77,8 @@ class Calls:
         a probe about it, or calls it again, before that.
         """
         for tool, call in [*self._under_way.values()]:
+            if tool.effect is not Effect.EFFECTFUL:
+                continue
             self._cut_off(tool, call)
             self._node.late[call.key] = self._node.loop.create_future()
 
@@ -84,9 +87,9 @@ class Calls:
         if late is not None and not late.done():
             late.set_result(None)
 
-    async def quiet(self) -> None:
-        """Wait until no effect is under way."""
-        while self._under_way:
+    async def quiet(self, effects: Collection[Effect]) -> None:
+        """Wait until no call of these effects is under way."""
+        while any(tool.effect in effects for tool, _ in self._under_way.values()):
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -113,6 +116,7 @@ class Calls:
     def wait_for(self, call: Call) -> Suspended:
         """Return the wait for an answer about a step in doubt, with a token of its own."""
         due_at = self._node.clock.time() + self._node.settings.approval_s
+        self._turn.doubt = OpenWait(call.issued, WaitKind.DOUBT, due_at)
         return Suspended("approval", due_at, call.name, token=self._node.chance.token())
 
     def _cut_off(self, tool: Tool[..., Any], call: Call, error: BaseException | None = None) -> None:

@@ -14,26 +14,32 @@ from turnkeeper.kernel.edge import (
     Detail,
     EdgeKind,
     Failure,
+    Packet,
     PolicyResolved,
     StepDoubt,
     StepFailure,
     StepIntent,
     StepResult,
+    Wait,
 )
 from turnkeeper.kernel.errors import ShuttingDown, StaleEpoch, TurnkeeperError
-from turnkeeper.kernel.lifecycle import observe
+from turnkeeper.kernel.lifecycle import Change, observe
 from turnkeeper.kernel.names import StepName
+from turnkeeper.kernel.records import Record
 from turnkeeper.kernel.step import Effect, StepRecord, StepStatus
 
 __all__ = ["Call", "Journal"]
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """One asked-for step: who it is, and what it is asked with. `key` is its idempotency key, "" for a pure one."""
+    """One asked-for step: who it is, and what it is asked with. `key` is its idempotency key, "" for a pure one.
+
+    `bound` are its arguments as its tool has them; None for a wait, which nothing calls.
+    """
 
     issued: int
     name: StepName
-    bound: msgspec.Struct
+    bound: Any
     arguments: bytes
     key: str
 
@@ -146,6 +152,53 @@ class Journal:
         """Record what the tool's policy made of a doubt; not waited for."""
         self._record(EdgeKind.POLICY_RESOLVED, PolicyResolved(*call.name, policy, found))
 
+    # ------------------------------------------------------------ what it waits for
+
+    def opened(self, call: Call, wait: Wait) -> StepRecord:
+        """Record what the turn waits for; not waited for: the next commit of this turn stands behind it."""
+        self._record(EdgeKind.STEP_INTENDED, _intent(call, wait))
+        return self.remember_open(call, wait)
+
+    def opening(self, call: Call, wait: Wait, packet: Packet | None) -> list[Record]:
+        """Return what records a wait for a child turn, to be committed with that turn; with `noted` told of it."""
+        self._check_record()
+        turn = self._turn
+        turn.get_on(self._node.loop.time())
+        now = self._node.clock.time()
+        change = observe(turn.row, EdgeKind.STEP_INTENDED, _intent(call, wait), now)
+        if packet is not None:
+            handed = observe(change.row, EdgeKind.HANDOFF_INITIATED, packet, now)
+            change = Change(handed.row, [*change.records, *handed.records])
+        turn.row = change.row
+        return change.records
+
+    def remember_open(self, call: Call, wait: Wait) -> StepRecord:
+        """Keep a wait in memory, as the record has it."""
+        step = StepRecord(
+            issued=call.issued, name=call.name, status=StepStatus.INTENDED, arguments=call.arguments, wait=wait
+        )
+        self._turn.steps[call.name] = self._turn.open_waits[call.issued] = step
+        return step
+
+    def given_up(self, step: StepRecord) -> None:
+        """Record that the handler does not want the answer of a wait; not waited for."""
+        now = self._node.clock.time()
+        why = Failure("GivenUp", "its handler no longer waits for it")
+        self._record(EdgeKind.STEP_FAILED, StepFailure(step.issued, *step.name, why, retry_at=now))
+        self._turn.steps[step.name] = msgspec.structs.replace(step, status=StepStatus.RETRYING, retry_at=now)
+
+    def refused(self, call: Call, failure: Failure) -> None:
+        """Record that a turn may not wait for that, so that whoever asks again is told the same; not waited for."""
+        outcome = StepFailure(call.issued, *call.name, failure, msgspec.Raw(call.arguments))
+        self._record(EdgeKind.STEP_FAILED, outcome)
+        self._turn.steps[call.name] = StepRecord(
+            issued=call.issued, name=call.name, status=StepStatus.FAILED, arguments=call.arguments, failure=failure
+        )
+
+    def escalated(self, packet: Packet) -> None:
+        """Record that a matter goes to people; not waited for."""
+        self._record(EdgeKind.ESCALATION_STARTED, packet)
+
     # ------------------------------------------------------------ how it is written
 
     async def _commit(self, kind: EdgeKind, detail: Detail) -> None:
@@ -154,7 +207,7 @@ class Journal:
         told = settle(done)
 
         def noted(error: TurnkeeperError | None) -> None:
-            self._noted(error)
+            self.noted(error)
             told(error)
 
         self._append(kind, detail, noted)
@@ -162,7 +215,7 @@ class Journal:
         self.check_live()
 
     def _record(self, kind: EdgeKind, detail: Detail) -> None:
-        self._append(kind, detail, self._noted)
+        self._append(kind, detail, self.noted)
 
     def _append(self, kind: EdgeKind, detail: Detail, told: Told) -> None:
         self._check_record()
@@ -172,9 +225,10 @@ class Journal:
         turn.row = change.row
         self._node.persistence.submit(change.records, told)
 
-    def _noted(self, error: TurnkeeperError | None) -> None:
-        if error is not None and self._turn.broken is None:
-            self._turn.broken = error
+    def noted(self, error: TurnkeeperError | None) -> None:
+        """Take note of what became of a write: once one is refused, nothing more may be written on top of it."""
+        if error is not None:
+            self._turn.break_off(error)
 
     def _remember(
         self,
@@ -199,3 +253,7 @@ class Journal:
             failure=failure,
             contract=tool.contract,
         )
+
+
+def _intent(call: Call, wait: Wait) -> StepIntent:
+    return StepIntent(call.issued, *call.name, Effect.PURE._value_, msgspec.Raw(call.arguments), "", "", wait)

@@ -8,8 +8,10 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -29,11 +31,14 @@ from turnkeeper.kernel.supervision.storm import Storm
 from turnkeeper.kernel.turn import TurnState
 
 if TYPE_CHECKING:
+    from turnkeeper.actors.mailbox import Mailbox
     from turnkeeper.actors.session import SessionAgent
 
 _ENDED = {"completed": "turn.completed", "failed": "turn.failed", "cancelled": "turn.cancelled"}
 
 __all__ = ["Counters", "Node", "SystemChance", "SystemClock"]
+
+T = TypeVar("T")
 
 
 class SystemClock:
@@ -77,6 +82,7 @@ class Node:
     __slots__ = (
         "_actor_ids",
         "_ids",
+        "_signal_ids",
         "agent_at",
         "chance",
         "clock",
@@ -85,17 +91,21 @@ class Node:
         "counters",
         "deaf",
         "failed",
+        "handing_on",
+        "hold",
         "late",
         "lease",
         "line",
         "log",
         "loop",
+        "on_due",
         "on_idle",
         "on_storm",
         "open",
         "persistence",
         "points",
         "resting",
+        "sending",
         "settings",
         "staff",
         "store",
@@ -113,15 +123,18 @@ class Node:
         settings: Settings,
         clock: Clock,
         chance: Chance,
-        on_idle: "Callable[[SessionAgent], None]",
+        on_idle: "Callable[[Mailbox], None]",
         agent_at: "Callable[[Address], SessionAgent | None]",
+        hold: "Callable[..., AbstractAsyncContextManager[SessionAgent]]",
         staff: Callable[[str, Intensity], Staff],
         points: Points | None,
         before: "Node | None" = None,
     ) -> None:
         """Begin a boot: the next boot id, and a lease from now on.
 
-        `staff` returns the supervisor of an agent's processes, by the agent's name; it is made on its first call.
+        `hold` keeps the session agent at an address in memory, brought there where it is not; with `unserved` also one
+        of an agent that was not given to this runtime. `staff` returns the supervisor of an agent's processes, by the
+        agent's name; it is made on its first call.
         `before` is the node whose writer has crashed: its counts go on, what would not stop is still held, and whoever
         asks it for a deliverable is led here.
         """
@@ -133,6 +146,9 @@ class Node:
         self.chance = chance
         self.on_idle = on_idle
         self.agent_at = agent_at
+        self.hold = hold
+        self.handing_on: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()  # while it is used
+        self.sending: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # by actor, while it is used
         self.staff = staff
         self.points = points
         self.loop = asyncio.get_running_loop()
@@ -147,13 +163,15 @@ class Node:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.deaf: set[asyncio.Task[Any]] = before.deaf if before else set()
         self.late: dict[str, asyncio.Future[None]] = before.late if before else {}
-        self.suspended: dict[int, SessionAgent] = {}
+        self.suspended = 0
+        self.on_due: Callable[[float], None] = lambda _due_at: None  # the alarm is told of a deadline, wall time, s
         self.resting: set[str] = set()  # agents that start no turn: paused, stopped or quarantined
         self.storms: defaultdict[str, Storm] = defaultdict(Storm)  # by agent
         self.on_storm: Callable[[str, str], None] = lambda _agent_id, _error: None  # the runtime pauses the agent
         self.log = logger()
         self._ids = count(marks.receipt_id + 1)
         self._actor_ids = count(marks.actor_id + 1)
+        self._signal_ids = count(marks.signal_id + 1)
 
     def next_id(self) -> int:
         """Return the number of the next inbound: its receipt's and, if it opens one, its turn's."""
@@ -163,14 +181,49 @@ class Node:
         """Return the number of an actor that is spoken to for the first time."""
         return next(self._actor_ids)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def next_signal_id(self) -> int:
+        """Return the number of the next signal."""
+        return next(self._signal_ids)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run something beside the turns. Closing the runtime cancels it, and starts nothing more."""
         if self.closing:
             work.close()
-            return
+            return None
+        task = self._begin(work)
+        task.add_done_callback(self._hear)
+        return task
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
+
+    def _hear(self, task: asyncio.Task[None]) -> None:
+        """Say what a task has failed of that nobody waits for."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ShuttingDown):
+            self.log.error("task.failed", error=type(error).__name__, exc_info=error)
+
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something to its end, also where whoever waits for it goes away; return what it returns.
+
+        Raises:
+            ShuttingDown, StorageFailed: the runtime closes first.
+            Exception: whatever it raises.
+        """
+        if self.closing:
+            work.close()
+            raise self.gone
+        task = self._begin(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller is not None and caller.cancelling()):
+                raise self.gone from None
+            raise
 
     def fail(self, error: StorageFailed) -> None:
         """Serve no more: nothing becomes durable from now on, and everyone who waits for that is told why."""

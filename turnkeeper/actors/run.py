@@ -8,29 +8,45 @@ from typing import Any, NamedTuple
 import msgspec
 
 from turnkeeper.actors.agent import Agent
+from turnkeeper.actors.asked import Asked
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.places import digest, raised_at, stands_at
+from turnkeeper.actors.state import RunState
+from turnkeeper.actors.steering import Steering
 from turnkeeper.actors.steps import Steps
 from turnkeeper.actors.turn import Turn
 from turnkeeper.actors.values import decode, encode
 from turnkeeper.actors.watch import Watch
 from turnkeeper.kernel.edge import (
+    Edge,
     EdgeKind,
     Failure,
     Inbound,
+    PolicyResolved,
     Requeued,
     Suspended,
+    Wait,
     decode_detail,
     encode_failure,
 )
-from turnkeeper.kernel.errors import DeadlineExceeded, Quarantined, StepFailed, TurnNotFound
+from turnkeeper.kernel.ending import HANDED_OVER, cancelled, is_request
+from turnkeeper.kernel.errors import (
+    ContractViolation,
+    DeadlineExceeded,
+    PayloadTooLarge,
+    Quarantined,
+    StepFailed,
+    TurnNotFound,
+)
 from turnkeeper.kernel.lifecycle import Change, end, failure_of, requeue, suspend
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.step import Effect, StepRecord, fold_steps, version_of
 from turnkeeper.kernel.supervision.storm import is_fruitless
+from turnkeeper.kernel.turn import TurnState, ran_s
 from turnkeeper.kernel.verdict import Stop, Verdict, causes, judge, worth
+from turnkeeper.kernel.wait import OpenWait
 
 __all__ = ["Recorded", "Run", "recorded"]
 
@@ -53,7 +69,7 @@ class Run:
     no more: its journal is closed. Code of its own may still run in it.
     """
 
-    __slots__ = ("_address", "_agent", "_ended", "_node", "_over", "_steps", "_turn", "_watch")
+    __slots__ = ("_address", "_agent", "_ended", "_node", "_over", "_state", "_steps", "_turn", "_watch")
 
     def __init__(
         self,
@@ -70,6 +86,7 @@ class Run:
         self._turn = turn
         self._ended = ended
         self._steps: Steps | None = None
+        self._state: RunState | None = None
         self._watch: Watch | None = None
         self._over = False
 
@@ -85,6 +102,7 @@ class Run:
         self._watch = Watch(self._node, turn, self._limit_s, idle_s, self.give_up)
         self._watch.begin()
         turn.run = self
+        turn.settled()
 
     def has(self, task: "asyncio.Task[Any]") -> bool:
         """Say whether a task is the run's: its handler's own, or one in which a step of it runs."""
@@ -94,6 +112,13 @@ class Run:
         """See to it that a run that was told to stop does, or is given up."""
         if self._watch is not None:
             self._watch.insist()
+
+    def wind_up(self) -> None:
+        """End the run at its next safe point: somebody wants the turn to end."""
+        if self._steps is None:
+            self._turn.halt(Stop.CANCEL)
+        else:
+            self._node.start(self._steps.wind_up())
 
     def give_up(self) -> None:
         """Take the turn from a handler that would not stop: the run is over for it, whatever its task still does.
@@ -113,6 +138,10 @@ class Run:
         if self._steps is not None:
             self._steps.abandon()
         self._end(asyncio.CancelledError(), b"")
+
+    @property
+    def _retry(self) -> Retry:
+        return self._agent.retry or self._node.settings.retry
 
     @property
     def _limit_s(self) -> float:
@@ -150,18 +179,39 @@ class Run:
         turn = self._turn
         if not turn.loaded:
             record = await recorded(self._node, turn.row.turn_id)
+            turn.request = turn.request or record.request
+            turn.read(record.edges)
             if record.recoveries > self._node.settings.recoveries_max:
                 raise Quarantined(turn.row.turn_id, record.recoveries)
             turn.payload, turn.steps = record.payload, record.steps
-            turn.failures, turn.recoveries = record.failures, record.recoveries
+            turn.failures, turn.recoveries, turn.chain = record.failures, record.recoveries, record.chain
+            turn.open_waits = {step.issued: step for step in record.steps.values() if step.open}
+            waits = [step.wait for step in turn.open_waits.values() if step.wait is not None]
+            turn.children = {wait.child_id: Address(*wait.to) for wait in waits if wait.child_id is not None}
             turn.loaded = True
+            turn.settled()
+            if record.ran_s and self._watch is not None and turn.stop is None:
+                self._watch.shorten(record.ran_s)
             self._agent = self._agent.started_under(turn.row.turn_id, record.version, steps=len(turn.steps))
+        if turn.request is not None:
+            turn.stop = Stop.CANCEL
+            raise asyncio.CancelledError
         self._steps = Steps(self._node, self._address, turn)
-        handed = Turn(turn.row, self._address, self._agent, turn.arrival.key, turn.payload, self._steps)
+        self._steps.waits.drop_given_up()
+        bytes_max = self._node.settings.payload_bytes_max
+        steering = Steering(turn, bytes_max)
+        if self._agent.state is not None:
+            row = await self._node.store.state(turn.row.actor_id)
+            self._state = RunState(self._agent.state, row, bytes_max)
+        arrived = turn.arrival.key, turn.payload
+        asked = Asked(self._node, self._address, turn, self._steps, turn.chain)
+        handed = Turn(turn.row, self._address, self._agent, *arrived, asked, steering=steering, state=self._state)
         value = await self._agent.handle(self._node, handed)
         what = f"the deliverable of {self._agent.agent_id}"
-        body = encode(value, what, self._node.settings.payload_bytes_max)
+        body = encode(value, what, bytes_max)
         decode(body, what)  # what nobody could read is no deliverable
+        if self._state is not None:
+            self._state.close()
         return body
 
     def _done(self, task: "asyncio.Task[None]") -> None:
@@ -185,41 +235,79 @@ class Run:
             change = end(turn.row, EdgeKind.TURN_FAILED, encode_failure(failure), self._node.clock.time())
         self._ended(turn, change)
 
-    def _concluded(  # noqa: PLR0911 - one for each verdict
-        self, error: BaseException | None, body: bytes
-    ) -> Change | None:
+    def _concluded(self, error: BaseException | None, body: bytes) -> Change | None:
         """Return the change that the handler's end amounts to."""
-        turn, now = self._turn, self._node.clock.time()
+        verdict = self._judged(error)
+        self._weather(verdict, error)
+        if error is not None and self._turn.stop is not Stop.STUCK and verdict in _RAISED:
+            self._node.log.warning(
+                "turn.raised", turn_id=self._turn.row.turn_id, error=type(error).__name__, at=raised_at(error)
+            )
+        return self._change(verdict, error, body)
+
+    def _judged(self, error: BaseException | None) -> Verdict:
+        """Return what becomes of the turn. A wait, and a wish that it end, outlast whatever its run came to."""
+        turn = self._turn
         if turn.stop in {Stop.DEADLINE, Stop.STUCK} and turn.suspension is not None:
             turn.stop = Stop.SUSPEND  # somebody can still say what became of an effect; nobody could of a failed turn
-        settings = self._node.settings
-        retry = self._agent.retry or settings.retry
-        failed = [cause for cause in causes(error) if isinstance(cause, StepFailed)]
-        repeatable = all(cause.recoverable for cause in failed) and worth(retry, error)
-        verdict = judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)
-        self._weather(verdict, error)
-        if error is not None and turn.stop is not Stop.STUCK and verdict in _RAISED:
-            self._node.log.warning(
-                "turn.raised", turn_id=turn.row.turn_id, error=type(error).__name__, at=raised_at(error)
-            )
+        if turn.request is not None and turn.stop is not Stop.SHUTDOWN:
+            turn.stop = Stop.CANCEL  # it is on record: after a crash the same record would come to that
+        retry = self._retry
+        repeatable = all(cause.recoverable for cause in _failed_steps(error)) and worth(retry, error)
+        return judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)
+
+    def _change(  # noqa: PLR0911 - one for each verdict
+        self, verdict: Verdict, error: BaseException | None, body: bytes
+    ) -> Change | None:
+        turn, now = self._turn, self._node.clock.time()
         match verdict:
             case Verdict.COMPLETE:
-                return end(turn.row, EdgeKind.TURN_COMPLETED, body, now)
+                return self._finished(EdgeKind.TURN_COMPLETED, body, now)
             case Verdict.FAIL:
                 if turn.stop is Stop.DEADLINE or error is None:
                     error = DeadlineExceeded(turn.row.turn_id, self._limit_s)
                 return end(turn.row, EdgeKind.TURN_FAILED, encode_failure(self._failure(error)), now)
             case Verdict.RETRY if error is not None:
-                return requeue(turn.row, self._again(error, [cause.step for cause in failed], retry), now)
+                return requeue(turn.row, self._again(error), now)
             case Verdict.RECOVER:
                 return requeue(turn.row, self._taken_back(error), now)
             case Verdict.YIELD:
                 return requeue(turn.row, Requeued("shutdown", forgotten=[*turn.uncalled]), now)
             case Verdict.SUSPEND if turn.suspension is not None:
-                wait = msgspec.structs.replace(turn.suspension, forgotten=[*turn.uncalled])
-                return suspend(turn.row, wait, now)
+                return self._suspended(turn.suspension, now)
+            case Verdict.CANCEL if turn.request is not None:
+                return cancelled(turn.row, turn.request, turn.dropped, now)
+            case Verdict.HAND_OVER if turn.handed is not None:
+                return self._finished(HANDED_OVER[turn.handed.outcome], bytes(turn.handed.body), now)
             case _:
                 return None
+
+    def _finished(self, kind: EdgeKind, body: bytes, now: float) -> Change:
+        """End the turn; if it completes, with what its agent remembers from now on."""
+        row = self._turn.row
+        change = end(row, kind, body, now)
+        if self._state is not None and change.row.state is TurnState.COMPLETED:
+            try:
+                change.records.extend(self._state.records(change.row, now))
+            except (ContractViolation, PayloadTooLarge) as error:  # its handler was cut off, and has not returned
+                return end(row, EdgeKind.TURN_FAILED, encode_failure(self._failure(error)), now)
+        return change
+
+    def _suspended(self, suspension: Suspended, now: float) -> Change:
+        """Let the turn stand on all of its waits that have no answer, and on its doubt, if it has one."""
+        turn = self._turn
+        turn.stands = [
+            OpenWait(step.issued, step.wait.kind, step.wait.due_at, step.wait.child_id, _at(step.wait))
+            for step in turn.open_waits.values()
+            if step.wait is not None
+        ]
+        if turn.doubt is not None:
+            turn.stands.append(turn.doubt)
+        if not turn.stands or (turn.roused and turn.doubt is None):  # it was answered while it was being stopped
+            return requeue(turn.row, Requeued("resolved", forgotten=[*turn.uncalled]), now)
+        due_at = min(wait.due_at for wait in turn.stands)
+        wait = msgspec.structs.replace(suspension, due_at=due_at, forgotten=[*turn.uncalled])
+        return suspend(turn.row, wait, now, turn.stands)
 
     def _weather(self, verdict: Verdict, error: BaseException | None) -> None:
         """Tell the agent's storm guard how a run has ended. A paused agent's ends tell nothing new."""
@@ -231,12 +319,13 @@ class Run:
         if counts and turn.storm.end(node.settings, turn.row.turn_id, node.loop.time()):
             node.on_storm(agent_id, str(turn.stop or type(error).__name__))
 
-    def _again(self, error: BaseException, failed: list[StepName], retry: Retry) -> Requeued:
+    def _again(self, error: BaseException) -> Requeued:
         """Return why a turn that raised runs again, after a backoff; the steps that it failed of are run anew."""
         turn, node = self._turn, self._node
         turn.failures += 1
         node.counters.retried += 1
-        due_at = node.clock.time() + retry.pause_s(turn.failures, node.chance.random())
+        due_at = node.clock.time() + self._retry.pause_s(turn.failures, node.chance.random())
+        failed = [cause.step for cause in _failed_steps(error)]
         return Requeued("retry", due_at, self._failure(error), [*failed, *turn.uncalled])
 
     def _taken_back(self, error: BaseException | None) -> Requeued:
@@ -264,6 +353,10 @@ class Recorded(NamedTuple):
     recoveries: int
     suspension: Suspended | None
     version: str
+    chain: list[int]
+    request: PolicyResolved | None
+    ran_s: float
+    edges: list[Edge]
 
 
 async def recorded(node: Node, turn_id: int) -> Recorded:
@@ -285,4 +378,16 @@ async def recorded(node: Node, turn_id: int) -> Recorded:
         recoveries=sum(reason in _TAKEN_BACK for reason in reasons),
         suspension=next((detail for detail in reversed(details) if isinstance(detail, Suspended)), None),
         version=version_of(details),
+        chain=details[0].chain,
+        request=next((detail for detail in details if is_request(detail)), None),
+        ran_s=ran_s(edges),
+        edges=edges,
     )
+
+
+def _failed_steps(error: BaseException | None) -> list[StepFailed]:
+    return [cause for cause in causes(error) if isinstance(cause, StepFailed)]
+
+
+def _at(wait: Wait) -> Address | None:
+    return Address(*wait.to) if wait.to else None

@@ -3,26 +3,23 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
 from turnkeeper.actors.calls import Calls, Expired, cut_short
+from turnkeeper.actors.failures import error_of, failure_of_call, recorded_error
 from turnkeeper.actors.journal import Call, Journal
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
 from turnkeeper.actors.tool import DidNotHappen, Happened, Tool
 from turnkeeper.actors.values import encode
-from turnkeeper.kernel.edge import Failure
+from turnkeeper.actors.waits import Waits
 from turnkeeper.kernel.errors import (
     ContractViolation,
     EffectInDoubt,
-    StepError,
-    StepFailed,
     StepLimitExceeded,
-    ToolTimedOut,
 )
-from turnkeeper.kernel.lifecycle import failure_of
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.step import (
     COUNTED,
@@ -42,6 +39,10 @@ __all__ = ["Steps"]
 
 R = TypeVar("R")
 
+_EFFECTFUL: Final = frozenset({Effect.EFFECTFUL})
+_INTENDED: Final = frozenset({Effect.EFFECTFUL, Effect.IDEMPOTENT})
+"""Steps that are recorded before they are called."""
+
 
 class Steps:
     """The steps of one run of a turn, issued in order and recorded as they end.
@@ -52,37 +53,40 @@ class Steps:
     __slots__ = (
         "_calls",
         "_issued",
-        "_journal",
         "_keyed",
         "_node",
         "_of_name",
         "_turn",
         "beside",
+        "journal",
+        "waits",
     )
 
     def __init__(self, node: Node, address: Address, turn: OpenTurn) -> None:
         """Begin a run: numbering starts over, so a rerun asks for the same identities."""
         self._node = node
         self._turn = turn
-        self._journal = Journal(node, turn)
+        self.journal = Journal(node, turn)
         self._issued = 0
         self._of_name: dict[str, int] = {}
         self._keyed: set[StepName] = set()
-        self._calls = Calls(node, address, turn, self._journal)
+        self._calls = Calls(node, address, turn, self.journal)
+        self.waits = Waits(node, address, turn, self.journal)
         self.beside: dict[asyncio.Task[Any], Effect] = {}
 
     @property
     def closed(self) -> bool:
         """Say whether the run is over for its turn."""
-        return self._journal.closed
+        return self.journal.closed
 
     def end(self) -> None:
         """Let no step start any more: the handler has ended."""
-        self._journal.over = True
+        self.journal.over = True
 
     def close(self) -> None:
         """Let nothing more be written: the run is over for its turn, whatever a task of it still does."""
-        self._journal.over = self._journal.closed = True
+        self.journal.over = self.journal.closed = True
+        self.waits.close()
 
     def abandon(self) -> None:
         """Show the doubts about effects under way, in a run whose handler would not stop; cancel what is beside it."""
@@ -91,13 +95,24 @@ class Steps:
         for task in self.beside:
             task.cancel()
 
+    async def wind_up(self) -> None:
+        """End a run whose turn somebody wants to end, at its next safe point.
+
+        No step starts any more. Those that have an intent are waited for, so that none is left without a result; pure
+        ones and waits are cut.
+        """
+        await self._calls.quiet(_INTENDED)
+        if not self.journal.closed:
+            self._turn.dropped = [str(name) for name in self.waits.under_way.values()]
+            self._turn.halt(Stop.CANCEL)
+
     def heartbeat(self) -> None:
         """Take note that the run gets on; see `Turn.heartbeat`."""
-        self._journal.heartbeat()
+        self.journal.heartbeat()
 
     def put_off(self) -> None:
         """Take note that the run waits for what is not its own doing; see `Turn.put_off`."""
-        self._journal.put_off()
+        self.journal.put_off()
 
     def issue(self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | Exception:
         """Give a step its place and its name, at the moment it is asked for and not when it comes to run.
@@ -109,31 +124,52 @@ class Steps:
             msg = f"{tool!r} is no tool: declare it with @tool, or run it with turn.step"  # type: ignore[unreachable]
             return TypeError(msg)
         try:
-            self._journal.check_live()
+            self.journal.check_live()
             return self._issue(tool, tool.bind(args, kwargs))
         except Exception as error:  # noqa: BLE001 - it is raised where the step is awaited
             return error
 
-    def _issue(self, tool: Tool[..., Any], bound: msgspec.Struct) -> Call:
-        settings = self._node.settings
-        if self._issued >= settings.steps_max:
-            raise StepLimitExceeded(self._turn.row.turn_id, settings.steps_max)
-        name = self._name(tool)
-        arguments = encode(bound, f"arguments of {tool.name}", settings.payload_bytes_max)
-        bound = tool.as_recorded(bound, arguments)
-        pure = tool.effect is Effect.PURE
-        key = "" if pure else idempotency_key(self._node.store_id, self._turn.row.turn_id, name)
+    def issue_wait(self, name: str, arguments: Mapping[str, Any], key: str | None) -> Call | Exception:
+        """Give a wait its place and its name, as `issue` does; `key` is a call key of its own."""
+        try:
+            self.journal.check_live()
+            self._check_room()
+            encoded = encode(arguments, f"arguments of {name}", self._node.settings.payload_bytes_max)
+            return self._next_call(self._counted(name) if key is None else _keyed(name, key), None, encoded, "")
+        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
+            return error
+
+    def _check_room(self) -> None:
+        steps_max = self._node.settings.steps_max
+        if self._issued >= steps_max:
+            raise StepLimitExceeded(self._turn.row.turn_id, steps_max)
+
+    def _next_call(self, name: StepName, bound: msgspec.Struct | None, arguments: bytes, key: str) -> Call:
         call = Call(self._issued, name, bound, arguments, key)
         self._issued += 1
         return call
+
+    def _issue(self, tool: Tool[..., Any], bound: msgspec.Struct) -> Call:
+        settings = self._node.settings
+        self._check_room()
+        arguments = encode(bound, f"arguments of {tool.name}", settings.payload_bytes_max)
+        tool.check_approved(arguments)
+        name = self._name(tool)
+        bound = tool.as_recorded(bound, arguments)
+        pure = tool.effect is Effect.PURE
+        key = "" if pure else idempotency_key(self._node.store_id, self._turn.row.turn_id, name)
+        return self._next_call(name, bound, arguments, key)
 
     def _name(self, tool: Tool[..., Any]) -> StepName:
         """Return the step's identity: its own key or, without one, the number of calls of its name."""
         if tool.call_key is not None:
             return StepName(tool.name, tool.call_key)
-        nth = self._of_name.get(tool.name, 0)
-        self._of_name[tool.name] = nth + 1
-        return StepName(tool.name, f"{COUNTED}{nth}")
+        return self._counted(tool.name)
+
+    def _counted(self, name: str) -> StepName:
+        nth = self._of_name.get(name, 0)
+        self._of_name[name] = nth + 1
+        return StepName(name, f"{COUNTED}{nth}")
 
     # ------------------------------------------------------------ answer or run
 
@@ -156,7 +192,18 @@ class Steps:
         """
         if isinstance(issued, Exception):
             raise issued
-        self._journal.check_live()
+        self.journal.check_live()
+        under_way = self.waits.under_way
+        under_way[issued.issued] = issued.name
+        try:
+            return await self._in_its_task(tool, issued)
+        finally:
+            del under_way[issued.issued]
+            if self._turn.standing and not under_way:
+                self.waits.rest()
+
+    async def _in_its_task(self, tool: Tool[..., R], issued: Call) -> R:
+        """Do it, and know that the run has a step in this task meanwhile."""
         task = asyncio.current_task()
         if task is None or task is self._turn.task:
             return await self._once(tool, issued)
@@ -172,7 +219,7 @@ class Steps:
 
     async def _once(self, tool: Tool[..., R], call: Call) -> R:
         """Let one call of a step with a key of its own run at a time."""
-        if self._suspending():
+        if self._turn.ending:
             return await self._stand_by()
         if tool.call_key is None:
             return await self._decided(tool, call)
@@ -194,12 +241,12 @@ class Steps:
                 call = msgspec.structs.replace(call, key=known.idempotency_key)
             if call.key in self._node.late:
                 await self._node.no_longer_late(call.key)
-                self._journal.check_live()
+                self.journal.check_live()
         match decide(known, tool.effect):
             case StepDecision.ANSWER if known is not None:
                 return tool.decode_result(known.result)
             case StepDecision.RAISE if known is not None:
-                raise _recorded_error(known)
+                raise recorded_error(known)
             case StepDecision.DOUBT:
                 try:
                     return await self._settle_doubt(tool, call, "a crash", recorded=known)
@@ -231,7 +278,7 @@ class Steps:
                 failures += 1
                 retry_at = self._failed(tool, call, error, failures, returned=returned)
             else:
-                self._journal.succeeded(tool, call, encoded, intended=not pure)
+                self.journal.succeeded(tool, call, encoded, intended=not pure)
                 self._node.counters.steps += 1
                 return value
 
@@ -241,24 +288,22 @@ class Steps:
         Raises:
             StepFailed: it has failed for good.
         """
-        failure, retry = _failure_of(tool, error, returned=returned), tool.retry
+        failure, retry = failure_of_call(tool, error, returned=returned), tool.retry
         if retry is not None and failure.recoverable and failures <= retry.retries_max:
             retry_at = self._node.clock.time() + retry.pause_s(failures, self._node.chance.random())
-            self._journal.failed(tool, call, failure, retry_at, returned=returned)
+            self.journal.failed(tool, call, failure, retry_at, returned=returned)
             return retry_at
         if tool.effect is Effect.EFFECTFUL and not isinstance(error, Expired):  # no retry of the turn calls it again
             failure = msgspec.structs.replace(failure, recoverable=False)
-        self._journal.failed(tool, call, failure, None, returned=returned)
-        raise _error_of(call.name, tool.effect._value_, failure) from error
+        self.journal.failed(tool, call, failure, None, returned=returned)
+        raise error_of(call.name, tool.effect._value_, failure) from error
 
     async def _intend(self, tool: Tool[..., Any], call: Call) -> None:
         """Bring the intent to the disk. A step of a turn that is about to be suspended is not called any more."""
-        if self._suspending():
-            await self._stand_by()
-        await self._journal.intend(tool, call)
-        if self._suspending():
-            await self._stand_by()
-        self._journal.calling(call)
+        await self._go_on()
+        await self.journal.intend(tool, call)
+        await self._go_on()
+        self.journal.calling(call)
 
     async def _wait_until(self, retry_at: float, tool: Tool[..., Any]) -> None:
         wait_s = retry_at - self._node.clock.time()
@@ -266,7 +311,7 @@ class Steps:
         pause_s = min(max(wait_s, 0.0), longest_s)  # a longer one comes from a clock that was put back
         self._turn.get_on(self._node.loop.time() + pause_s)  # nobody is stuck who was told to wait
         await asyncio.sleep(pause_s)
-        self._journal.check_live()
+        self.journal.check_live()
 
     # ------------------------------------------------------------ doubt
 
@@ -279,7 +324,7 @@ class Steps:
         """
         fresh = recorded is None or recorded.status is not StepStatus.UNKNOWN
         if fresh:
-            await self._journal.doubted(tool, call, f"cut off by {why}")
+            await self.journal.doubted(tool, call, f"cut off by {why}")
         if tool.probe is not None:
             try:
                 found = await self._calls.bounded(tool, call, tool.probe)
@@ -287,21 +332,21 @@ class Steps:
                 raise TimeoutError(f"the probe of {tool.name} {error}") from error
             if isinstance(found, Happened):
                 encoded, value = tool.encode_result(found.result, self._node.settings.payload_bytes_max)
-                self._journal.resolved(call, "probe", "happened")
-                self._journal.succeeded(tool, call, encoded, intended=True)
+                self.journal.resolved(call, "probe", "happened")
+                self.journal.succeeded(tool, call, encoded, intended=True)
                 return value
             if not isinstance(found, DidNotHappen):  # a forgotten return must not repeat an effect
                 said = f"must return Happened(...) or DidNotHappen(), not {found!r}"
                 raise ContractViolation(f"the probe of {tool.name}", said)
-            self._journal.resolved(call, "probe", "did_not_happen")
+            self.journal.resolved(call, "probe", "did_not_happen")
             raise _MayRunAgain
         match tool.on_doubt:
             case OnDoubt.RETRY:
-                self._journal.resolved(call, "retry")
+                self.journal.resolved(call, "retry")
                 raise _MayRunAgain
             case OnDoubt.FAIL:
                 if fresh:
-                    self._journal.resolved(call, "fail")
+                    self.journal.resolved(call, "fail")
                 raise EffectInDoubt(call.name, call.key)
             case OnDoubt.ASK:
                 return await self._stand_on(call)
@@ -315,47 +360,26 @@ class Steps:
         if turn.suspension is None:
             turn.suspension = self._calls.wait_for(call)
             try:
-                await self._calls.quiet()
+                await self._calls.quiet(_EFFECTFUL)
             finally:  # also where the handler cancels this step: the doubt stands all the same
-                if not self._journal.closed:  # or it would be the next run that is told to stop
+                if not self.journal.closed:  # or it would be the next run that is told to stop
                     turn.halt(Stop.SUSPEND)
         await self._stand_by()
 
-    def _suspending(self) -> bool:
-        return self._turn.suspension is not None
+    async def _go_on(self) -> None:
+        """Start nothing more in a run that is about to end."""
+        if self._turn.ending:
+            await self._stand_by()
 
     async def _stand_by(self) -> NoReturn:
-        """Wait for the end of the run, which comes by cancellation."""
-        while True:
-            await self._node.loop.create_future()
+        await self.waits.stand_by()
+
+
+def _keyed(name: str, key: str) -> StepName:
+    if not isinstance(key, str) or not key or key.startswith(COUNTED):
+        raise ContractViolation(name, f"a key must be text and not be empty or begin with {COUNTED!r}, got {key!r}")
+    return StepName(name, key)
 
 
 class _MayRunAgain(Exception):
     """A step in doubt may be called again: it did not happen, or its author takes the risk."""
-
-
-def _failure_of(tool: Tool[..., Any], error: BaseException, *, returned: bool) -> Failure:
-    """Return what is recorded of a failed call; whether it is worth another follows from the tool's own policy.
-
-    An effectful one that returned has had its effect, whatever is wrong with its result. One that timed out and comes
-    here may be called again: it did not happen, or its author takes the risk.
-    """
-    effectful, expired = tool.effect is Effect.EFFECTFUL, isinstance(error, Expired)
-    worth = not effectful if tool.retry is None else tool.retry.worth(error)
-    failure = failure_of(error, recoverable=(worth and not (returned and effectful)) or (expired and effectful))
-    return msgspec.structs.replace(failure, type=ToolTimedOut.__name__) if expired else failure
-
-
-def _recorded_error(known: StepRecord) -> StepError:
-    """Return a recorded failure as the error that it was."""
-    failure = known.failure
-    if failure is None or known.status is StepStatus.ABANDONED:
-        return EffectInDoubt(known.name, known.idempotency_key)
-    if known.effect == Effect.EFFECTFUL and not known.contract:  # a record from before it said so
-        failure = msgspec.structs.replace(failure, recoverable=False)
-    return _error_of(known.name, known.effect, failure)
-
-
-def _error_of(name: StepName, effect: str, failure: Failure) -> StepFailed:
-    failed = ToolTimedOut if failure.type == ToolTimedOut.__name__ else StepFailed
-    return failed(name, effect, failure.type, failure.message, failure.recoverable)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import copy
@@ -12,8 +13,10 @@ import msgspec
 from turnkeeper.actors.contract import contract
 from turnkeeper.actors.values import decode, encode
 from turnkeeper.kernel.errors import ContractViolation
+from turnkeeper.kernel.receipt import payload_digest
 from turnkeeper.kernel.retry import Retry
 from turnkeeper.kernel.step import COUNTED, Effect, OnDoubt
+from turnkeeper.kernel.wait import Approval
 
 __all__ = [
     "DidNotHappen",
@@ -120,6 +123,7 @@ class Tool(Generic[P, R]):
     """
 
     __slots__ = (
+        "_approved",
         "_arguments",
         "_contract",
         "_result",
@@ -166,6 +170,7 @@ class Tool(Generic[P, R]):
         self._arguments = _Arguments(function, name, hints)
         self._result = msgspec.msgpack.Decoder(hints.get("return", Any))
         self._contract: str | None = None
+        self._approved: str | None = None
 
     @property
     def contract(self) -> str:
@@ -175,7 +180,12 @@ class Tool(Generic[P, R]):
         return self._contract
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        """Call the plain function, outside of any turn."""
+        """Call the plain function, outside of any turn.
+
+        Raises:
+            ContractViolation: it is `approved`, and this is another call.
+        """
+        self.check_approved(self._encoded(args, kwargs) if self._approved is not None else b"")
         return self.function(*args, **kwargs)
 
     def keyed(self, call_key: str) -> "Tool[P, R]":
@@ -193,6 +203,37 @@ class Tool(Generic[P, R]):
         same = copy(self)
         same.call_key = call_key
         return same
+
+    def proposed(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Return a call as a plain value, its arguments as they would be recorded: the subject of `turn.approval`.
+
+        Raises:
+            ContractViolation: the arguments do not fit, or cannot be stored.
+        """
+        return self._proposal(self._encoded(args, kwargs))
+
+    def approved(self, approval: Approval) -> "Tool[P, R]":
+        """Return the tool for the approved call alone: another is `ContractViolation`, not recorded and not called."""
+        same = copy(self)
+        same._approved = approval.digest  # noqa: SLF001 - a copy of ours
+        return same
+
+    def check_approved(self, arguments: bytes) -> None:
+        """Refuse a call that is not the approved one; of a tool that needs no approval any is.
+
+        Raises:
+            ContractViolation: it is another one.
+        """
+        if self._approved is not None:
+            what = f"the call of {self.name}"
+            if payload_digest(encode(self._proposal(arguments), what, sys.maxsize)).hex() != self._approved:
+                raise ContractViolation(what, "is not the one that was approved")
+
+    def _encoded(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        return encode(self.bind(args, kwargs), f"arguments of {self.name}", sys.maxsize)
+
+    def _proposal(self, arguments: bytes) -> dict[str, Any]:
+        return {"tool": self.name, "arguments": decode(arguments, f"arguments of {self.name}")}
 
     @classmethod
     def untyped(cls, function: Callable[..., Awaitable[R]], name: str) -> "Tool[..., R]":

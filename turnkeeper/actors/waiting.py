@@ -19,7 +19,7 @@ from turnkeeper.kernel.errors import (
     WaitTokenInvalid,
 )
 
-__all__ = ["Finding", "answer", "check_finding", "overdue"]
+__all__ = ["Finding", "check_finding", "found_out", "overdue"]
 
 Finding = Happened | DidNotHappen | GiveUp
 """What somebody says about an effect in doubt."""
@@ -38,7 +38,7 @@ def check_finding(finding: Finding) -> None:
         raise ContractViolation("the finding", said)
 
 
-async def answer(node: Node, turn_id: int, finding: Finding, token: str, definition: Agent | None = None) -> Resumed:
+async def found_out(node: Node, turn_id: int, finding: Finding, token: str, definition: Agent) -> Resumed:
     """Return what an answer to a suspended turn is recorded as. Writes nothing.
 
     Args:
@@ -46,7 +46,7 @@ async def answer(node: Node, turn_id: int, finding: Finding, token: str, definit
         turn_id: the turn.
         finding: what somebody found out.
         token: of the doubt that they were asked about.
-        definition: the turn's agent, where known: a result must fit its tool, or the turn would fail of it.
+        definition: the turn's agent: a result must fit its tool, or the turn would fail of it.
 
     Raises:
         WaitTokenInvalid: the token is not that of the doubt the turn stands on now, or was for an earlier one.
@@ -65,8 +65,8 @@ async def answer(node: Node, turn_id: int, finding: Finding, token: str, definit
     if token != suspension.token:  # the token of a doubt from before there were tokens is empty
         said = "the token is of another doubt, or was used already" if token else "the token is missing"
         raise WaitTokenInvalid(turn_id, f"{said}; `doubts` and `explain` show the present one")
-    if isinstance(finding, Happened) and definition is not None:
-        with suppress(VersionGone, KeyError):  # it cannot be checked; what does not fit fails the turn
+    if isinstance(finding, Happened):
+        with suppress(VersionGone, KeyError):  # its tool is not given here; what does not fit fails the turn
             agent = definition.started_under(turn_id, record.version, steps=len(record.steps))
             tool = agent.tools[suspension.step.name]
             result = msgspec.Raw(tool.fit_result(finding.result, node.settings.payload_bytes_max))

@@ -36,6 +36,12 @@ class Watch:
         """Set the timer."""
         self._set(min(self._ends_s, self._turn.progress_s + self._idle_s))
 
+    def shorten(self, ran_s: float) -> None:
+        """Take off what the turn has run before, in runs that ended in its suspension."""
+        self._ends_s -= ran_s
+        self._turn.disarm()
+        self.begin()
+
     def insist(self) -> None:
         """Cancel a run that was told to stop again and again, and give it up in the end."""
         now_s = self._node.loop.time()

@@ -19,6 +19,7 @@ from turnkeeper.cli.effects import EffectsFile
 from turnkeeper.cli.lookback import COMMANDS as LOOKING_BACK
 from turnkeeper.cli.operate import COMMANDS as OPERATING
 from turnkeeper.cli.output import err, json_option, out, print_json
+from turnkeeper.cli.people import COMMANDS as ANSWERING
 from turnkeeper.cli.replay import Ran
 from turnkeeper.cli.replay import replay as run_replay
 from turnkeeper.cli.report import Report, report
@@ -73,7 +74,7 @@ def group() -> None:
     """Durable turns for AI agents: replay recorded conversations, simulate, audit and look into a store."""
 
 
-for _command in (*LOOKING_BACK, *LOOKING_IN, *OPERATING, *TENDING):
+for _command in (*LOOKING_BACK, *LOOKING_IN, *OPERATING, *ANSWERING, *TENDING):
     group.add_command(_command)
 
 

@@ -55,6 +55,7 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
             ("answers or effects lost", str(counted.lost)),
             ("effects that happened", str(counted.effects)),
             ("effects that happened twice", str(counted.repeated)),
+            ("matters handed to people, and answered by them once", f"{counted.answered} of {counted.escalations}"),
             ("turns of one conversation running at once", str(counted.overlapping)),
             ("turns out of order", str(counted.out_of_order)),
             ("invariants broken in the file (audit)", str(len(self.violations))),

@@ -1,8 +1,6 @@
 """Looking back: what happened to a turn and what can be done about it, asked of a store's file, used or not."""
 
-import re
 import select
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +14,7 @@ from rich.table import Table
 
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.durations import ago, duration_s
-from turnkeeper.cli.output import json_option, out, print_json, print_line
+from turnkeeper.cli.output import json_option, named, out, print_json, print_line
 from turnkeeper.cli.show import moment, table
 from turnkeeper.kernel.lookback.backlog import RECEIPTS_MAX, ReceiptView, receipts
 from turnkeeper.kernel.lookback.checkpoint import Checkpoint, Doubt, Event, checkpoint, doubts
@@ -32,7 +30,6 @@ __all__ = ["COMMANDS"]
 
 _PAGE: Final = 500
 _POLL_S: Final = 0.2
-_COMMAND: Final = re.compile(r"(?<=turnkeeper )(resolve|fork|replay-plan|explain) DB (?=\d)")
 
 
 class _Shown(NamedTuple):
@@ -53,8 +50,7 @@ def _show(db: Path, question: Callable[[Rows], _Shown], *, as_json: bool) -> Non
         if isinstance(part, Table):
             out.print(part)
         else:
-            named = _COMMAND.sub(lambda found: f"{found[1]} {shlex.quote(str(db))} ", part)
-            print_line(named)
+            print_line(named(part, db))
 
 
 # ---------------------------------------------------------------- for people

@@ -1,6 +1,9 @@
 """Operating: answering doubts, forking turns, pruning, backing up: of a store that a runtime has open or not."""
 
 import asyncio
+import getpass
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,20 +16,36 @@ from turnkeeper.actors.store.file import check_store
 from turnkeeper.actors.store.file import resolve as resolved
 from turnkeeper.cli.durations import duration_s
 from turnkeeper.cli.output import json_option, print_json, print_line
-from turnkeeper.kernel.errors import DoorClosed, StoreInUse
+from turnkeeper.kernel.errors import ContractViolation, DoorClosed, DoorRefused, ShuttingDown, StoreInUse
 from turnkeeper.supervisors.knock import knock
 from turnkeeper.supervisors.runtime import Runtime
 from turnkeeper.supervisors.verbs import verbs
 
-__all__ = ["COMMANDS", "ask", "print_answer"]
+__all__ = ["COMMANDS", "ask", "by_option", "db_argument", "print_answer", "turn_argument", "value_of"]
 
-_db = click.argument("db", type=click.Path(path_type=Path))
-_turn = click.argument("turn", type=click.IntRange(0, 2**63 - 1))
+_BUSY_S: Final = 5.0
+"""How long to try: others who tell it something open the store for a moment each, one after another."""
+
+_AGAIN_S: Final = 0.05
+
+db_argument = click.argument("db", type=click.Path(path_type=Path))
+turn_argument = click.argument("turn", type=click.IntRange(0, 2**63 - 1))
+
+
+def _login() -> str:
+    """Return who runs this; empty where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user without a name; which of them depends on the Python
+        return ""
+
+
+by_option = click.option("--by", default=_login, show_default="login name", help="Who says so; it is recorded.")
 
 
 @click.command("resolve")
-@_db
-@_turn
+@db_argument
+@turn_argument
 @click.option("--token", required=True, help="The doubt's own; `turnkeeper doubts DB` shows it.")
 @click.option("--happened", metavar="JSON", help="It happened, with this result; null for none.")
 @click.option("--did-not-happen", is_flag=True, help="It did not happen: call the tool, under the same key.")
@@ -39,7 +58,7 @@ def _resolve(  # noqa: PLR0913, PLR0917 - an argument an option
     fields: dict[str, Any] = {"turn_id": turn, "token": token}
     match happened is not None, did_not_happen, give_up:
         case True, False, False:
-            fields |= {"finding": "happened", "result": _value(happened or "")}
+            fields |= {"finding": "happened", "result": value_of(happened or "", "--happened")}
         case False, True, False:
             fields |= {"finding": "did_not_happen"}
         case False, False, True:
@@ -50,17 +69,21 @@ def _resolve(  # noqa: PLR0913, PLR0917 - an argument an option
     print_answer(answered, f"turn {turn}: {answered['finding'].replace('_', ' ')}; it goes on", as_json)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str, option: str) -> Any:
+    """Return what an option says in JSON.
+
+    Raises:
+        ContractViolation: it is no JSON.
+    """
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        said = f"{error}; a text needs its quotes: '\"paid\"'"
-        raise click.BadParameter(said, param_hint="--happened") from error
+        raise ContractViolation(option, f"{error}; a text needs its quotes: '\"paid\"'") from error
 
 
 @click.command("fork")
-@_db
-@_turn
+@db_argument
+@turn_argument
 @click.option("--from-step", type=click.IntRange(0), required=True, help="The first step to run anew, from 0.")
 @click.option("--key", help="Idempotency key: asked for again, it is the same fork.")
 @json_option
@@ -74,7 +97,7 @@ def _fork(db: Path, turn: int, from_step: int, key: str | None, as_json: bool) -
 
 
 @click.command("prune")
-@_db
+@db_argument
 @click.option("--older-than", callback=duration_s, required=True, help="Seconds, or 15m, 12h, 30d.")
 @json_option
 def _prune(db: Path, older_than: float, as_json: bool) -> None:
@@ -86,7 +109,7 @@ def _prune(db: Path, older_than: float, as_json: bool) -> None:
 
 
 @click.command("backup")
-@_db
+@db_argument
 @click.argument("target", type=click.Path(path_type=Path))
 @json_option
 def _backup(db: Path, target: Path, as_json: bool) -> None:
@@ -107,13 +130,28 @@ def ask(db: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the runtime that has the store open; where there is none, open it for this one thing.
 
     Raises:
-        DoorClosed: a runtime has it open that closes, or does not answer.
+        DoorClosed: a runtime has it open that closes, or does not answer, and still did after some seconds.
         TurnkeeperError: it is no store, or it was refused; from a runtime this is `DoorRefused`.
     """
     file = resolved(db)
     check_store(file)  # a path that is no store is refused, and not made one
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return _ask_once(file, verb, fields)
+        except DoorClosed:  # nothing was done
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_AGAIN_S)
+
+
+def _ask_once(file: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     try:
         answered: dict[str, Any] = knock(file, verb, fields)
+    except DoorRefused as refused:
+        if refused.type != ShuttingDown.__name__:
+            raise
+        raise DoorClosed(str(file), refused.message) from refused
     except DoorClosed as closed:
         try:
             answered = asyncio.run(_by_oneself(file, verb, fields))
@@ -123,10 +161,20 @@ def ask(db: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return answered
 
 
+def _of_others(record: logging.LogRecord) -> bool:
+    """Leave out of the log that turns lack their agents: a runtime without any is opened to tell them something."""
+    return not record.getMessage().startswith("agent.missing")
+
+
 async def _by_oneself(file: Path, verb: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    async with Runtime(file, []) as runtime:  # with no agents: nothing runs, what was running waits for its own
-        answered: dict[str, Any] = await verbs(runtime)[verb](fields)
-        return answered
+    log = logging.getLogger("turnkeeper")
+    log.addFilter(_of_others)
+    try:
+        async with Runtime(file, []) as runtime:  # with no agents: nothing runs, what was running waits for its own
+            answered: dict[str, Any] = await verbs(runtime)[verb](fields)
+            return answered
+    finally:
+        log.removeFilter(_of_others)
 
 
 COMMANDS: Final = (_resolve, _fork, _prune, _backup)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import shlex
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -11,10 +14,12 @@ from rich.console import Console
 
 from turnkeeper.cli.tables import printable
 
-__all__ = ["err", "json_option", "out", "print_json", "print_line"]
+__all__ = ["err", "json_option", "named", "out", "print_json", "print_line"]
 
 _PIPE_WIDTH: Final = 1_000_000
 """No line is folded where no terminal shows it: `grep` finds what stands on one line."""
+
+_COMMAND: Final = re.compile(r"(?<=turnkeeper )(resolve|fork|replay-plan|explain|approve|deny|answer) DB (?=\d)")
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -27,6 +32,11 @@ json_option = click.option(
 def print_line(text: str) -> None:
     """Print one line for people that cannot steer a terminal, whoever wrote it."""
     out.print(printable(text), markup=False, soft_wrap=True)
+
+
+def named(text: str, db: Path) -> str:
+    """Return a text in which the commands name this store."""
+    return _COMMAND.sub(lambda found: f"{found[1]} {shlex.quote(str(db))} ", text)
 
 
 def print_json(value: Any) -> None:

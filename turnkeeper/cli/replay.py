@@ -1,10 +1,12 @@
 """Replay: recorded conversations as durable turns, each message delivered after the reply before it."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,7 +15,8 @@ from turnkeeper.actors.tool import DidNotHappen, Happened, Tool, step_context
 from turnkeeper.actors.turn import Turn
 from turnkeeper.cli.conversations import AGENT_ID, Act, BadInput, Call, Conversation, Reply
 from turnkeeper.cli.effects import EffectLine, EffectsFile
-from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
+from turnkeeper.kernel.lookback.asking import Question
 from turnkeeper.kernel.settings import Settings
 from turnkeeper.kernel.step import Effect
 from turnkeeper.supervisors.runtime import Runtime
@@ -21,7 +24,7 @@ from turnkeeper.supervisors.runtime import Runtime
 _STEPS_MAX = 1_000_000
 """A recorded turn has as many steps as it had; the limit is for handlers that loop."""
 
-__all__ = ["Ran", "reads", "replay"]
+__all__ = ["TO_PEOPLE", "Ran", "reads", "replay"]
 
 _LOOK_S = 0.2
 _PATIENCE = 5
@@ -30,6 +33,14 @@ _PATIENCE = 5
 _READING_VERBS = frozenset(
     {"calculate", "check", "count", "fetch", "find", "get", "list", "look", "lookup", "read", "search", "think", "view"}
 )
+
+
+TO_PEOPLE: Final = frozenset({"transfer_to_human", "transfer_to_human_agents"})
+"""Recorded tools that hand the matter to people."""
+
+_PEOPLE_LOOK_S: Final = 0.02
+_PEOPLE_TAKE_S: Final = 0.2
+"""How often the people look for what is handed to them, and how long they take at most."""
 
 
 def reads(tool: str) -> bool:
@@ -86,6 +97,8 @@ def assistant(world: World) -> Agent:
             match act:
                 case Reply(text=text):
                     said = await turn.step("model", recall, text)
+                case Call(tool=name, arguments=arguments) if name in TO_PEOPLE:
+                    said = await turn.escalate(reason=name, summary=arguments.strip() or name, goal="take it over")
                 case Call(tool=name, arguments=arguments) if reads(name):
                     said = await turn.step(name, _recorded(act), arguments)
                 case Call(tool=name, arguments=arguments):
@@ -111,6 +124,38 @@ def _writing_tool(call: Call, world: World) -> Tool[[str], str]:
         return Happened(call.result) if world.effects.happened(step_context().idempotency_key) else DidNotHappen()
 
     return Tool(write, name=call.tool, effect=Effect.EFFECTFUL, on_doubt=look_up)
+
+
+class People:
+    """The people to whom the recorded assistant hands a matter: they answer as recorded, each after a while."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Work for a runtime."""
+        self._runtime = runtime
+        self._at_work: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Answer whatever is asked, until cancelled; what fails is tried again."""
+        try:
+            while True:
+                with suppress(TurnkeeperError):
+                    for one in await self._runtime.approvals():
+                        if one.token not in self._at_work:
+                            self._at_work[one.token] = asyncio.create_task(self._answer(one))
+                await asyncio.sleep(_PEOPLE_LOOK_S)
+        finally:
+            for task in self._at_work.values():
+                task.cancel()
+
+    async def _answer(self, asked: Question) -> None:
+        chance = random.Random(f"{asked.session_id}/{asked.turn_id}/{asked.issued}")  # noqa: S311 - not a secret
+        await asyncio.sleep(chance.random() * _PEOPLE_TAKE_S)
+        try:
+            inbound = (await self._runtime.checkpoint(asked.turn_id)).messages[0].content
+            act = msgspec.convert(inbound, Script).acts[asked.issued]
+            await self._runtime.answer(asked.token, act.result if isinstance(act, Call) else None, by="people")
+        except TurnkeeperError:
+            del self._at_work[asked.token]  # or nobody would try again
 
 
 async def replay(
@@ -154,6 +199,7 @@ async def replay(
         workers = [deliver() for _ in range(min(parallel, len(conversations)))]
         delivering = asyncio.gather(*workers)
         watching = asyncio.create_task(_watch(runtime, db))
+        answering = asyncio.create_task(People(runtime).run())
         ends: set[asyncio.Future[Any]] = {delivering, watching, world.broken}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -162,9 +208,9 @@ async def replay(
                     await end
             await delivering
         finally:
-            watching.cancel()
-            delivering.cancel()
-            await asyncio.gather(delivering, watching, return_exceptions=True)
+            for task in (watching, answering, delivering):
+                task.cancel()
+            await asyncio.gather(delivering, watching, answering, return_exceptions=True)
         statistics = runtime.statistics()
     return Ran(statistics.completed, statistics.persistence.commits, time.perf_counter() - started_s)
 

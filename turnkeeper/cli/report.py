@@ -10,7 +10,7 @@ from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.conversations import AGENT_ID, Conversation
 from turnkeeper.cli.effects import read_effects
 from turnkeeper.cli.replay import Ran
-from turnkeeper.kernel.edge import Requeued, decode_detail
+from turnkeeper.kernel.edge import EdgeKind, Requeued, decode_detail
 from turnkeeper.kernel.history import Interval, out_of_order, overlaps, runs
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.rows import StoredTurn
@@ -34,6 +34,8 @@ class Report(msgspec.Struct, kw_only=True):
         out_of_order: turns that started before an earlier one of their conversation.
         recovered: times a turn was taken back from a process that had died.
         in_doubt: effects that a crash had cut off, and that the probe then settled.
+        escalations: times that people were asked to take over.
+        answered: of them, those that they answered, each once.
         turns_per_s: of this run; 0 if it had nothing left to do.
         commits_per_turn: of this run; 0 if it had nothing left to do.
     """
@@ -48,13 +50,16 @@ class Report(msgspec.Struct, kw_only=True):
     out_of_order: int = 0
     recovered: int = 0
     in_doubt: int = 0
+    escalations: int = 0
+    answered: int = 0
     turns_per_s: float = 0.0
     commits_per_turn: float = 0.0
 
     @property
     def faultless(self) -> bool:
         """Say whether every promise was kept."""
-        return not (self.lost or self.repeated or self.overlapping or self.out_of_order)
+        broken = self.lost or self.repeated or self.overlapping or self.out_of_order
+        return not broken and self.answered == self.escalations
 
 
 def report(conversations: Sequence[Conversation], db: Path, effects: Path, ran: Ran) -> Report:
@@ -94,13 +99,19 @@ def _count(
         edges = [edge for _, edge in numbered]
         details = map(decode_detail, edges)
         counted.recovered += sum(isinstance(one, Requeued) and one.reason == "recovery" for one in details)
-        counted.in_doubt += sum(edge.kind == "step_unknown" for edge in edges)
+        counted.in_doubt += sum(edge.kind == EdgeKind.STEP_UNKNOWN for edge in edges)
+        resolved = sum(edge.kind == EdgeKind.ESCALATION_RESOLVED for edge in edges)
         for step in fold_steps(edges).values():
             counted.steps += step.status is StepStatus.SUCCEEDED
+            if step.wait is not None:
+                counted.escalations += 1
+                resolved -= step.status is StepStatus.SUCCEEDED
+                counted.answered += step.status is StepStatus.SUCCEEDED
             if step.effect == Effect.EFFECTFUL:
                 counted.effects += lines[step.idempotency_key]
                 counted.repeated += max(0, lines[step.idempotency_key] - 1)
                 counted.lost += step.status is StepStatus.SUCCEEDED and not lines[step.idempotency_key]
+        counted.repeated += max(0, resolved)
     for delivery in conversation.deliveries:
         answered = answers.get(delivery.key) == msgspec.msgpack.encode(delivery.answer)
         counted.turns += answered

@@ -13,8 +13,9 @@ from rich.tree import Tree
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.cli.output import out, print_json, print_line
 from turnkeeper.cli.tables import printable, rows_table
-from turnkeeper.kernel.edge import Failure, decode_detail
+from turnkeeper.kernel.edge import Failure, Wait, decode_detail
 from turnkeeper.kernel.errors import InvalidName, TurnNotFound
+from turnkeeper.kernel.lookback.waits import WAIT, WAITING, answer_of
 from turnkeeper.kernel.receipt import STATE_OF
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.rows import NumberedEdge, SessionRow
@@ -75,6 +76,7 @@ def session_view(db: Path, session_id: str) -> View:
                 "attempt": turn.row.attempt,
                 "edges": turn.row.edges,
                 "key": turn.receipt and turn.receipt.key,
+                "arrived": turn.receipt and turn.receipt.arrived,
                 "duplicates": turn.receipt and turn.receipt.duplicate_count,
                 "first_seen": moment(turn.receipt.first_seen if turn.receipt is not None else None),
             }
@@ -159,13 +161,19 @@ def _step(step: StepRecord) -> dict[str, Any]:
     return {
         "issued": step.issued,
         "step": str(step.name),
-        "effect": step.effect,
-        "status": step.status,
+        "effect": WAIT if step.wait is not None else step.effect,
+        "status": WAITING if step.open else step.status,
         "arguments": msgspec.msgpack.decode(step.arguments) if step.arguments else None,
-        "result": msgspec.msgpack.decode(step.result) if step.result else None,
+        "result": _result(step),
         "failure": _plain(step.failure),
         "idempotency_key": step.idempotency_key or None,
     }
+
+
+def _result(step: StepRecord) -> Any:
+    if step.wait is not None and step.result:
+        return answer_of(step)
+    return msgspec.msgpack.decode(step.result) if step.result else None
 
 
 def _deliverable(found: Deliverable | None) -> dict[str, Any] | None:
@@ -177,10 +185,10 @@ def _deliverable(found: Deliverable | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a detail's field as data: stored values decoded, failures by field."""
+    """Return a detail's field as data: stored values decoded, failures and waits by field."""
     if isinstance(value, msgspec.Raw):
         return msgspec.msgpack.decode(value)
-    if isinstance(value, Failure):
+    if isinstance(value, Failure | Wait):
         return {name: getattr(value, name) for name in value.__struct_fields__}
     return value
 

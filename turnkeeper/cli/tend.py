@@ -1,12 +1,11 @@
 """Tending: saying what is wanted of an agent or a child, to the runtime that has the store open or to the next one."""
 
-import getpass
 from pathlib import Path
 from typing import Final
 
 import click
 
-from turnkeeper.cli.operate import ask, print_answer
+from turnkeeper.cli.operate import ask, by_option, print_answer
 from turnkeeper.cli.output import json_option
 from turnkeeper.kernel.supervision.desired import Verb
 
@@ -21,20 +20,12 @@ _HELP: Final = {
 }
 
 
-def _login() -> str:
-    """Return who runs this; empty where the system has no name for them."""
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container's user without a name; which of them depends on the Python
-        return ""
-
-
 def _command(verb: Verb, says: str) -> click.Command:
     @click.command(verb.value, help=f"{says} Recorded, and holds for later runtimes.")
     @click.argument("db", type=click.Path(path_type=Path))
     @click.argument("path")
     @click.option("--reason", default="", help="Why; it stands in the event.")
-    @click.option("--by", default=_login, show_default="login name", help="Who says so; it stands in the event.")
+    @by_option
     @json_option
     def said(db: Path, path: str, reason: str, by: str, as_json: bool) -> None:
         answered = ask(db, "say", {"path": path, "word": verb, "reason": reason, "by": by})

@@ -1,13 +1,20 @@
-"""Addresses: what may name a tenant, a session, an agent or a key."""
+"""Addresses: what may name a tenant, a session, an agent or a key, and what somebody may say."""
 
-from turnkeeper.kernel.errors import InvalidName
+from typing import Final
+
+import msgspec
+
+from turnkeeper.kernel.errors import ContractViolation, InvalidName
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import FRESH_KEY
 
-__all__ = ["NAME_LEN_MAX", "address", "check_key", "check_name"]
+__all__ = ["NAME_LEN_MAX", "address", "check_key", "check_name", "check_said", "check_session"]
 
 NAME_LEN_MAX = 512
 """Characters in a name: enough for any id in use, small enough for an index."""
+
+_SAID_BYTES_MAX: Final = 1_000
+"""Of who says something, and why, in UTF-8: as much as is kept of what is said to children."""
 
 
 def address(tenant: str, session_id: str, agent_id: str) -> Address:
@@ -16,11 +23,20 @@ def address(tenant: str, session_id: str, agent_id: str) -> Address:
     Raises:
         InvalidName: a part is no text, empty, too long, or not encodable.
     """
+    check_session(tenant, session_id)
+    check_name("agent_id", agent_id)
+    return Address(tenant, session_id, agent_id)
+
+
+def check_session(tenant: str, session_id: str) -> None:
+    """Refuse what can be no session; the tenant may be empty.
+
+    Raises:
+        InvalidName: as for an address.
+    """
     if tenant != "":
         check_name("tenant", tenant)
     check_name("session_id", session_id)
-    check_name("agent_id", agent_id)
-    return Address(tenant, session_id, agent_id)
 
 
 def check_key(key: str) -> None:
@@ -53,3 +69,22 @@ def check_name(what: str, value: str) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise InvalidName(what, f"{value!r} is not valid text: {error.reason}") from error
+
+
+def check_said(what: str, value: str) -> None:
+    """Refuse what cannot be recorded of who says something, or why; it may be empty.
+
+    Nothing else looks at its type before it is read again, and what cannot be read is read by nobody ever after.
+
+    Raises:
+        ContractViolation: not text, not to be stored as text, or too long.
+    """
+    if not isinstance(value, str):
+        raise ContractViolation(what, f"must be text, not {type(value).__name__}")
+    try:
+        msgspec.msgpack.encode(value)
+        size = len(value.encode())
+    except (TypeError, ValueError) as error:
+        raise ContractViolation(what, f"cannot be stored: {error}") from error
+    if size > _SAID_BYTES_MAX:
+        raise ContractViolation(what, f"has {size} bytes; the limit is {_SAID_BYTES_MAX}")

@@ -20,20 +20,25 @@ __all__ = [
     "DETAILS",
     "NOTHING",
     "TRANSITION_KINDS",
+    "Answer",
     "Detail",
     "Edge",
     "EdgeKind",
     "Failure",
     "Inbound",
     "LeaseGranted",
+    "Packet",
+    "PassedBack",
     "PolicyResolved",
     "Requeued",
     "Resumed",
+    "Steered",
     "StepDoubt",
     "StepFailure",
     "StepIntent",
     "StepResult",
     "Suspended",
+    "Wait",
     "chained",
     "decode_detail",
     "encode_detail",
@@ -108,7 +113,7 @@ class Failure(Detail, frozen=True):
     """Why something failed. `traceback_digest` groups equal failures without storing the traceback.
 
     `code` is the exception's own (`code` or `status_code`), as text. `recoverable` says whether running the same again
-    could end otherwise.
+    could end otherwise. `facts` are those of an error of this library that is raised again from its record.
     """
 
     type: str
@@ -116,6 +121,7 @@ class Failure(Detail, frozen=True):
     traceback_digest: str = ""
     code: str = ""
     recoverable: bool = True
+    facts: tuple[str | int, ...] = ()
 
 
 NOTHING: Final = msgspec.Raw(b"\xc0")
@@ -125,7 +131,8 @@ NOTHING: Final = msgspec.Raw(b"\xc0")
 class Inbound(Detail, frozen=True):
     """Detail of inbound_received: the key, the payload exactly as accepted (msgpack), how long the key answers.
 
-    A fork says whose record it began with, and how many steps of it.
+    A fork says whose record it began with, and how many steps of it. A child turn names those that it descends from,
+    its parent last. `coalesced` are the payloads that had joined a fork's source before that began.
     """
 
     key: str
@@ -133,6 +140,8 @@ class Inbound(Detail, frozen=True):
     expires_at: float | None = None
     forked_from: int | None = None
     steps_taken: int = 0
+    chain: list[int] = []
+    coalesced: list[msgspec.Raw] = []
 
 
 class LeaseGranted(Detail, frozen=True):
@@ -183,10 +192,48 @@ class Resumed(Detail, frozen=True):
     given_up: bool = False
 
 
+class Wait(Detail, frozen=True):
+    """What a step waits for that nothing calls: somebody or something else brings its answer (`kernel.wait`).
+
+    Args:
+        kind: a `WaitKind`.
+        due_at: wall time (s) at which it is over without an answer.
+        token: what an answer must bring; empty where none may come from outside.
+        child_id: the turn whose deliverable is the answer.
+        to: where that turn is, as tenant, session and agent.
+        who: may answer; empty for everybody.
+        digest: of exactly what is to be approved.
+        name: of the signal.
+    """
+
+    kind: str
+    due_at: float
+    token: str = ""
+    child_id: int | None = None
+    to: list[str] = []
+    who: list[str] = []
+    digest: bytes = b""
+    name: str = ""
+
+
+class Answer(Detail, frozen=True):
+    """What a wait came to, as the result of its step. `outcome` is a `kernel.wait.Outcome`; `at` is wall time, s.
+
+    `body` is the value that somebody brought, or a child's deliverable as stored.
+    """
+
+    outcome: str
+    at: float
+    by: str = ""
+    reason: str = ""
+    body: msgspec.Raw = NOTHING
+
+
 class StepIntent(Detail, frozen=True):
     """Detail of step_intended: what is about to be called. `issued` is the step's place in issue order.
 
-    `contract` is the tool's version and the hash of its types, as `version:hash`.
+    `contract` is the tool's version and the hash of its types, as `version:hash`. With `wait` nothing is called: the
+    step's result is an `Answer`.
     """
 
     issued: int
@@ -196,6 +243,7 @@ class StepIntent(Detail, frozen=True):
     arguments: msgspec.Raw
     idempotency_key: str
     contract: str = ""
+    wait: Wait | None = None
 
 
 class StepResult(Detail, frozen=True):
@@ -236,15 +284,51 @@ class StepDoubt(Detail, frozen=True):
 
 
 class PolicyResolved(Detail, frozen=True):
-    """Detail of policy_resolved: what its tool's `on_doubt` made of a step in doubt.
+    """Detail of policy_resolved: what its tool's `on_doubt` made of a step in doubt; or that the turn is to end.
 
-    `policy` is ask, fail, retry or probe; `found` what a probe said: happened, did_not_happen, or nothing.
+    `policy` is ask, fail, retry or probe; `found` what a probe said: happened, did_not_happen, or nothing. It is cancel
+    or interrupt where somebody wants the turn to end: then there is no step, and `by` and `reason` say who, and why.
     """
 
     name: str
     call_key: str
     policy: str
     found: str = ""
+    by: str = ""
+    reason: str = ""
+
+
+class Steered(Detail, frozen=True):
+    """Detail of steered: a message that joined a live turn, with all that it takes to make it a turn of its own.
+
+    `policy` is steer, for the turn that runs, or coalesce, for one that has not begun.
+    """
+
+    receipt_id: int
+    key: str
+    payload: msgspec.Raw
+    expires_at: float
+    policy: str
+
+
+class Packet(Detail, frozen=True):
+    """Detail of handoff_initiated and escalation_started: to whom, and what they are told.
+
+    A handoff's `to` is an agent and `child_id` its turn; an escalation's `to` are people.
+    """
+
+    to: str
+    reason: str
+    summary: str
+    goal: str
+    child_id: int | None = None
+
+
+class PassedBack(Detail, frozen=True):
+    """Detail of handoff_completed and escalation_resolved: by whom, and to what it came."""
+
+    by: str
+    outcome: str
 
 
 DETAILS: Final[Mapping[EdgeKind, type[Detail]]] = MappingProxyType(
@@ -259,6 +343,11 @@ DETAILS: Final[Mapping[EdgeKind, type[Detail]]] = MappingProxyType(
         EdgeKind.STEP_FAILED: StepFailure,
         EdgeKind.STEP_UNKNOWN: StepDoubt,
         EdgeKind.POLICY_RESOLVED: PolicyResolved,
+        EdgeKind.STEERED: Steered,
+        EdgeKind.HANDOFF_INITIATED: Packet,
+        EdgeKind.HANDOFF_COMPLETED: PassedBack,
+        EdgeKind.ESCALATION_STARTED: Packet,
+        EdgeKind.ESCALATION_RESOLVED: PassedBack,
     }
 )
 """Kinds with a detail. The others carry none: what they say is in their kind."""

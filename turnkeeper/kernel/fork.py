@@ -18,11 +18,12 @@ from turnkeeper.kernel.edge import (
     encode_detail,
 )
 from turnkeeper.kernel.errors import ContractViolation, TurnNotFound
+from turnkeeper.kernel.joining import coalesced_of
 from turnkeeper.kernel.lifecycle import Fork
 from turnkeeper.kernel.step import Effect, StepRecord, StepStatus, fold_steps
 from turnkeeper.kernel.turn import TERMINAL_KINDS
 
-__all__ = ["fork_of", "same_fork"]
+__all__ = ["fork_of", "is_fork", "same_fork"]
 
 _PENDING = frozenset({StepStatus.INTENDED, StepStatus.RETRYING, StepStatus.UNKNOWN})
 
@@ -46,7 +47,7 @@ def fork_of(turn_id: int, edges: Sequence[Edge], from_step: int) -> tuple[bytes,
         raise ContractViolation(
             "from_step", f"must be between 0 and {end}, the steps of turn {turn_id}; got {from_step}"
         )
-    taken = [step for step in steps if step.issued < from_step]
+    taken = [step for step in steps if step.issued < from_step and not step.open]  # a wait is its own turn's
     pending = [step.name for step in taken if _is_pending(step)]
     if pending and not any(edge.kind in TERMINAL_KINDS for edge in edges):
         said = f"step {pending[0]} of turn {turn_id} has no outcome yet; fork from before it, or let it have one first"
@@ -59,7 +60,7 @@ def fork_of(turn_id: int, edges: Sequence[Edge], from_step: int) -> tuple[bytes,
         for step in steps
         if step.issued >= from_step and step.effect != Effect.PURE and not _did_not_happen(step)
     ]
-    return bytes(inbound.payload), Fork(turn_id, from_step, recorded, again)
+    return bytes(inbound.payload), Fork(turn_id, from_step, recorded, again, coalesced_of(edges))
 
 
 def _is_pending(step: StepRecord) -> bool:
@@ -70,6 +71,12 @@ def _is_pending(step: StepRecord) -> bool:
 def _did_not_happen(step: StepRecord) -> bool:
     """Say whether an effect is known not to have happened: raising, an effectful tool says so."""
     return step.effect == Effect.EFFECTFUL and step.status is StepStatus.FAILED and not step.returned
+
+
+def is_fork(edges: Sequence[Edge]) -> bool:
+    """Say whether a turn is a fork, by its own edges."""
+    inbound = decode_detail(edges[0]) if edges else None
+    return isinstance(inbound, Inbound) and inbound.forked_from is not None
 
 
 def same_fork(edges: Sequence[Edge], turn_id: int, from_step: int) -> bool:

@@ -1,10 +1,13 @@
 """History: the contract's invariants, checked on what is stored; `audit` and the verification kit ask here."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import msgspec
 
+from turnkeeper.kernel.arrival import Arrived, Policy
 from turnkeeper.kernel.edge import (
     Edge,
     EdgeKind,
@@ -12,6 +15,7 @@ from turnkeeper.kernel.edge import (
     Inbound,
     Requeued,
     Resumed,
+    Steered,
     StepDoubt,
     StepFailure,
     StepIntent,
@@ -22,11 +26,16 @@ from turnkeeper.kernel.edge import (
     sealed,
 )
 from turnkeeper.kernel.errors import IllegalTransition
+from turnkeeper.kernel.joining import handed_of, joined_of
+from turnkeeper.kernel.lifecycle import Arrival
 from turnkeeper.kernel.names import StepName
 from turnkeeper.kernel.receipt import ReceiptRow, payload_digest
 from turnkeeper.kernel.records import Deliverable
 from turnkeeper.kernel.rows import Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.signal import digest_of_signal
+from turnkeeper.kernel.state import digest_of_state
 from turnkeeper.kernel.step import Effect
+from turnkeeper.kernel.stood import wrong_stands
 from turnkeeper.kernel.turn import TERMINAL, TERMINAL_KINDS, TurnRow, TurnState, begin, evolve
 
 __all__ = ["Interval", "Tally", "Violation", "check_rows", "check_turn", "out_of_order", "overlaps", "runs"]
@@ -68,6 +77,9 @@ def check_rows(rows: Rows, tally: Tally) -> Iterator[Violation]:
     for session, turns in rows.histories():
         tally.actors += 1
         yield from _check_actor(rows, session, turns, tally)
+    for sent, *_ in rows.signals():
+        if digest_of_signal(sent) != sent.digest:
+            yield Violation("digests", f"signal {sent.signal_id}", "is not what was written")
 
 
 def _check_actor(rows: Rows, session: SessionRow, turns: Sequence[StoredTurn], tally: Tally) -> Iterator[Violation]:
@@ -83,6 +95,23 @@ def _check_actor(rows: Rows, session: SessionRow, turns: Sequence[StoredTurn], t
         yield Violation("one running turn", where, f"turns {one.turn_id} and {other.turn_id} ran at once")
     for later, earlier in out_of_order(started, intervals):
         yield Violation("order of acceptance", where, f"turn {later} started before turn {earlier}")
+    yield from _check_state(rows, session.actor_id, where)
+
+
+def _check_state(rows: Rows, actor_id: int, where: str) -> Iterator[Violation]:
+    """Yield what is wrong with what an actor remembers. The turn that left it may have been pruned."""
+    state = rows.state(actor_id)
+    if state is None:
+        return
+    if digest_of_state(state) != state.digest:
+        yield Violation("digests", where, "its state is not what was written")
+    left_by = rows.turn(state.turn_id)
+    if left_by is not None and (left_by.row.actor_id, left_by.row.state) != (actor_id, TurnState.COMPLETED):
+        yield Violation("state = a completed turn's", where, f"turn {state.turn_id} has left none")
+    try:
+        msgspec.msgpack.decode(state.body)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        yield Violation("readable state", where, f"its state cannot be decoded: {error}")
 
 
 def _check_stored(rows: Rows, turn: StoredTurn, tally: Tally) -> Generator[Violation, None, list[Interval]]:
@@ -96,6 +125,11 @@ def _check_stored(rows: Rows, turn: StoredTurn, tally: Tally) -> Generator[Viola
     tally.unsealed += turn.row.state in TERMINAL and turn.sealed is None
     yield from check_turn(turn.row, edges, deliverable, turn.receipt)
     yield from _check_digests(turn, edges, deliverable)
+    with suppress(msgspec.DecodeError, ValueError, RecursionError):  # of which was told above
+        yield from _check_joined(rows, turn, edges)
+        if turn.row.state == TurnState.SUSPENDED:
+            for what in wrong_stands(turn.row, edges, rows.stands(turn.row.turn_id)):
+                yield Violation("waits = record", f"turn {turn.row.turn_id}", what)
     return runs(turn.row.turn_id, ((number, edge.kind) for number, edge in numbered))
 
 
@@ -139,12 +173,56 @@ def _check_receipt(edges: Sequence[Edge], receipt: ReceiptRow, where: str) -> It
         yield Violation(
             rule, where, f"its key answers until {inbound.expires_at}, its receipt says {receipt.expires_at}"
         )
+    if receipt.arrived == Arrived.STEERED or any(edge.kind == EdgeKind.STEERED for edge in edges):
+        return  # duplicates of several messages are among them; see `_check_joined`
     seen = [edges[0].at, *(edge.at for edge in edges if edge.kind == EdgeKind.DUPLICATE_DROPPED)]
     if len(seen) - 1 != receipt.duplicate_count:
         yield Violation("duplicates counted", where, f"receipts count {receipt.duplicate_count}, edges {len(seen) - 1}")
     for name, told, stored in (("first", seen[0], receipt.first_seen), ("last", seen[-1], receipt.last_seen)):
         if told != stored:
             yield Violation(rule, where, f"was {name} seen at {told}, its receipt says {stored}")
+
+
+def _check_joined(rows: Rows, turn: StoredTurn, edges: Sequence[Edge]) -> Iterator[Violation]:
+    """Yield what is wrong with the messages that joined a turn: each is a part of it, or has a turn of its own."""
+    where, rule = f"turn {turn.row.turn_id}", "what joined is there once"
+    joined, handed = joined_of(turn.row.actor_id, edges), Counter(handed_of(edges))
+    receipts = {receipt.receipt_id: receipt for receipt in rows.joined(turn.row.turn_id)}
+    for number in receipts.keys() - joined.keys():
+        yield Violation(rule, where, f"receipt {number} leads to it, and nothing of that joined it")
+    late = [edge for edge in edges if edge.kind == EdgeKind.STEERED and edge.epoch]
+    if any(isinstance(one := decode_detail(edge), Steered) and one.policy == Policy.COALESCE for edge in late):
+        yield Violation(rule, where, "a message was coalesced into it after it had begun")
+    for number, arrival in joined.items():
+        receipt, taken = receipts.get(number), handed[number]
+        if receipt is not None and (receipt.key, receipt.digest) != (arrival.key, arrival.digest):
+            yield Violation("receipt = inbound", where, f"message {number} is not what its receipt was given for")
+        if taken > 1:
+            yield Violation(rule, where, f"message {number} was handed over {taken} times")
+        steered = arrival.arrived == Arrived.STEERED and not taken
+        if receipt is None and not (steered and turn.row.state in TERMINAL):
+            yield Violation(rule, where, f"message {number} joined it, and its receipt leads elsewhere")
+        if receipt is not None and steered and turn.row.state in TERMINAL:
+            yield Violation(rule, where, f"ended, and nobody has had message {number}")
+        if receipt is not None and rows.turn(number) is not None:
+            yield Violation(rule, where, f"message {number} joined it, and has a turn of its own")
+    yield from _check_duplicates(turn.receipt, edges, receipts, joined)
+
+
+def _check_duplicates(
+    receipt: ReceiptRow | None,
+    edges: Sequence[Edge],
+    receipts: Mapping[int, ReceiptRow],
+    joined: Mapping[int, Arrival],
+) -> Iterator[Violation]:
+    """Yield duplicates that were not counted. Those of a message that moved stand with the turn where they came."""
+    if receipt is None or not (joined or receipt.arrived == Arrived.STEERED):
+        return
+    dropped = sum(edge.kind == EdgeKind.DUPLICATE_DROPPED for edge in edges)
+    counted = receipt.duplicate_count + sum(one.duplicate_count for one in receipts.values())
+    moved_in, moved_out = receipt.arrived == Arrived.STEERED, joined.keys() != receipts.keys()
+    if (dropped < counted and not moved_in) or (dropped > counted and not moved_out):
+        yield Violation("duplicates counted", f"turn {receipt.turn_id}", f"receipts count {counted}, edges {dropped}")
 
 
 def _check_digests(turn: StoredTurn, edges: Sequence[Edge], deliverable: Deliverable | None) -> Iterator[Violation]:

@@ -3,20 +3,27 @@
 All of a transition's records go into one commit point, so a crash leaves all of them or none.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import msgspec
 
+from turnkeeper.kernel.arrival import Arrived, Policy
 from turnkeeper.kernel.edge import (
+    Answer,
     Detail,
     Edge,
     EdgeKind,
     Failure,
     Inbound,
     LeaseGranted,
+    PassedBack,
     Requeued,
     Resumed,
+    Steered,
+    StepResult,
     Suspended,
     chained,
     decode_detail,
@@ -30,14 +37,18 @@ from turnkeeper.kernel.records import (
     EdgeAppended,
     EdgeAppendedLate,
     ReceiptAccepted,
+    ReceiptMoved,
     ReceiptRetired,
     ReceiptSeen,
     Record,
     TurnAcquired,
     TurnInserted,
     TurnReleased,
+    WaitStood,
 )
+from turnkeeper.kernel.step import StepRecord
 from turnkeeper.kernel.turn import TurnRow, begin, evolve
+from turnkeeper.kernel.wait import OpenWait, WaitKind
 
 __all__ = [
     "Arrival",
@@ -45,10 +56,13 @@ __all__ = [
     "Fork",
     "accept",
     "acquire",
+    "answered",
     "drop_duplicate",
     "end",
     "failure_of",
+    "join",
     "observe",
+    "part",
     "requeue",
     "resume",
     "suspend",
@@ -58,6 +72,11 @@ __all__ = [
 _MESSAGE_LEN_MAX = 10_000
 """Characters kept of an exception's message."""
 _CODE_LEN_MAX = 100
+_JOINS_BY = {Arrived.COALESCED._value_: Policy.COALESCE._value_, Arrived.STEERED._value_: Policy.STEER._value_}
+
+_PASSED_BACK: Final[Mapping[str, EdgeKind]] = MappingProxyType(
+    {WaitKind.HANDOFF: EdgeKind.HANDOFF_COMPLETED, WaitKind.ESCALATION: EdgeKind.ESCALATION_RESOLVED}
+)
 
 
 class Change(NamedTuple):
@@ -70,13 +89,15 @@ class Change(NamedTuple):
 class Fork(msgspec.Struct, frozen=True, gc=False):
     """What a fork begins with: whose record, how many steps of it, and the edges that record them.
 
-    `again` are the effects behind them, which the fork may have once more.
+    `again` are the effects behind them, which the fork may have once more. `coalesced` are the payloads that had joined
+    the source before it began.
     """
 
     turn_id: int
     steps_taken: int
     steps: list[Edge]
     again: list[StepName]
+    coalesced: list[bytes] = []
 
     @property
     def origin(self) -> tuple[int, int]:
@@ -85,7 +106,10 @@ class Fork(msgspec.Struct, frozen=True, gc=False):
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """An inbound about to be accepted. Its receipt has the turn's id. Times are wall time, s; `payload` is msgpack."""
+    """An inbound about to be accepted. Its receipt has the turn's id. Times are wall time, s; `payload` is msgpack.
+
+    `chain` are the turns that a child turn descends from, its parent last; `arrived` is what it came to.
+    """
 
     turn_id: int
     actor_id: int
@@ -95,6 +119,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     at: float
     expires_at: float
     fork: Fork | None = None
+    chain: list[int] = []
+    arrived: str = ""
 
 
 def _append(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> tuple[TurnRow, EdgeAppended]:
@@ -115,7 +141,10 @@ def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None, ve
         version: of the handler that a turn which may run at once starts under.
     """
     kind, fork = EdgeKind.INBOUND_RECEIVED._value_, arrival.fork
-    inbound = Inbound(arrival.key, msgspec.Raw(arrival.payload), arrival.expires_at, *(fork.origin if fork else ()))
+    origin, taken = fork.origin if fork else (None, 0)
+    payload = msgspec.Raw(arrival.payload)
+    joined = [msgspec.Raw(one) for one in fork.coalesced] if fork else []
+    inbound = Inbound(arrival.key, payload, arrival.expires_at, origin, taken, arrival.chain, joined)
     encoded = encode_detail(inbound)
     digest = chained(b"", arrival.turn_id, kind, arrival.at, encoded)
     row = begin(arrival.turn_id, arrival.actor_id, digest)
@@ -130,20 +159,39 @@ def accept(arrival: Arrival, lease: Lease | None, retired: int | None = None, ve
         edges.append(edge)
     records: list[Record] = [] if retired is None else [ReceiptRetired(retired)]
     records += (
-        TurnInserted(row.turn_id, row.actor_id, row.state._value_, row.epoch, row.version, row.attempt, row.boot_id),
-        ReceiptAccepted(
-            arrival.turn_id,
-            arrival.actor_id,
-            arrival.key,
-            arrival.turn_id,
-            arrival.digest,
-            arrival.at,
-            arrival.at,
-            arrival.expires_at,
+        TurnInserted(
+            row.turn_id,
+            row.actor_id,
+            row.state._value_,
+            row.epoch,
+            row.version,
+            row.attempt,
+            row.boot_id,
+            arrival.chain[-1] if arrival.chain else None,
         ),
+        _receipt(arrival, row.turn_id),
         *edges,
     )
     return Change(row, records)
+
+
+def join(row: TurnRow, arrival: Arrival, retired: int | None = None) -> Change:
+    """Let an inbound join a live turn: its receipt, and the edge that holds it, in one commit.
+
+    The edge comes first: where the turn is not, nothing of the inbound is.
+    """
+    payload, policy = msgspec.Raw(arrival.payload), _JOINS_BY[arrival.arrived]
+    steered = Steered(arrival.turn_id, arrival.key, payload, arrival.expires_at, policy)
+    row, edge = _append(row, EdgeKind.STEERED, steered, arrival.at)
+    records: list[Record] = [] if retired is None else [ReceiptRetired(retired)]
+    return Change(row, [*records, edge, _receipt(arrival, row.turn_id)])
+
+
+def part(arrival: Arrival) -> Change:
+    """Let an inbound that had joined a turn open one of its own, with its own number: that turn ends first."""
+    change = accept(arrival, None)
+    moved = ReceiptMoved(arrival.turn_id, arrival.turn_id)
+    return Change(change.row, [moved if isinstance(one, ReceiptAccepted) else one for one in change.records])
 
 
 def drop_duplicate(
@@ -163,6 +211,18 @@ def observe(row: TurnRow, kind: EdgeKind, detail: Detail | None, at: float) -> C
     return Change(row, [edge])
 
 
+def answered(row: TurnRow, step: StepRecord, answer: Answer, at: float) -> Change:
+    """Give a wait its answer; where the matter was in other hands, it is back."""
+    result = StepResult(step.issued, *step.name, msgspec.Raw(encode_detail(answer)))
+    change = observe(row, EdgeKind.STEP_SUCCEEDED, result, at)
+    kind = _PASSED_BACK.get(step.wait.kind) if step.wait is not None else None
+    if kind is None or step.wait is None:
+        return change
+    by = step.wait.to[-1] if step.wait.to else answer.by
+    back = observe(change.row, kind, PassedBack(by, answer.outcome), at)
+    return Change(back.row, [*change.records, *back.records])
+
+
 def acquire(row: TurnRow, lease: Lease, at: float, version: str = "") -> Change:
     """Grant the right to run a queued turn, under a version of its handler."""
     after, edge = _append(row, EdgeKind.LEASE_ACQUIRED, LeaseGranted(lease.boot_id, lease.until, version), at)
@@ -175,16 +235,22 @@ def requeue(row: TurnRow, why: Requeued, at: float) -> Change:
     return Change(after, [*records])
 
 
-def suspend(row: TurnRow, wait: Suspended, at: float) -> Change:
-    """Let a running turn stand on a wait; the lease is given back."""
+def suspend(row: TurnRow, wait: Suspended, at: float, stands: Sequence[OpenWait] = ()) -> Change:
+    """Let a running turn stand on its waits; the lease is given back."""
     after, records = _released(row, EdgeKind.TURN_SUSPENDED, wait, at)
-    return Change(after, [*records])
+    stood = [WaitStood(one.issued, one.kind, one.due_at, one.child_id, row.turn_id, after.version) for one in stands]
+    return Change(after, [*records, *stood])
 
 
-def resume(row: TurnRow, lease: Lease, found: Resumed, at: float) -> Change:
-    """Let a suspended turn run again, with what its wait came to."""
+def resume(row: TurnRow, lease: Lease, found: Resumed, at: float, told: Sequence[EdgeAppended] = ()) -> Change:
+    """Let a suspended turn run again, with what its wait came to.
+
+    `told` are the edges of what it was told, which lead to the row and are committed with it: behind the move, and so
+    fenced by the epoch that the turn has then.
+    """
     after, edge = _append(row, EdgeKind.TURN_RESUMED, found, at)
-    return Change(after, [_acquired(row, after, lease), edge])
+    fenced = [msgspec.structs.replace(one, fence=after.epoch) for one in told]
+    return Change(after, [_acquired(row, after, lease), *fenced, edge])
 
 
 def end(row: TurnRow, kind: EdgeKind, body: bytes, at: float) -> Change:
@@ -233,6 +299,20 @@ def _released(
         row.version,
     )
     return after, (moved, edge)
+
+
+def _receipt(arrival: Arrival, turn_id: int) -> ReceiptAccepted:
+    return ReceiptAccepted(
+        arrival.turn_id,
+        arrival.actor_id,
+        arrival.key,
+        turn_id,
+        arrival.digest,
+        arrival.at,
+        arrival.at,
+        arrival.expires_at,
+        arrival.arrived,
+    )
 
 
 def _acquired(row: TurnRow, after: TurnRow, lease: Lease) -> TurnAcquired:

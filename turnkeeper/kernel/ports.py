@@ -9,12 +9,13 @@ from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import ReceiptRow
-from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.records import Deliverable, Record, StateSet
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.wait import OpenWait
 
-__all__ = ["Chance", "Clock", "Happening", "LiveTurn", "Marks", "Points", "Store"]
+__all__ = ["Chance", "Clock", "DueTurn", "Happening", "LiveTurn", "Marks", "Points", "Signal", "Store", "Waiting"]
 
 
 T = TypeVar("T")
@@ -29,14 +30,14 @@ class Clock(Protocol):
 
 
 class Chance(Protocol):
-    """Randomness: backoff's jitter and a new store's name."""
+    """Randomness: backoff's jitter, a new store's name, and the tokens by which people answer."""
 
     def random(self) -> float:
         """Return a number in [0, 1)."""
         ...
 
     def token(self) -> str:
-        """Return a name that no other store has."""
+        """Return a text that nobody else has and nobody can guess: who has a wait's token may answer it."""
         ...
 
 
@@ -61,15 +62,39 @@ class Marks(msgspec.Struct, frozen=True):
     boot_id: int
     actor_id: int
     receipt_id: int
+    signal_id: int = 0
 
 
 class LiveTurn(msgspec.Struct, frozen=True, gc=False):
-    """A turn that was live when the store was opened: what recovery needs, without payload or steps."""
+    """A live turn as the store has it: what a session agent needs to hold it, without payload or steps.
+
+    `joined` counts the messages that have joined it.
+    """
 
     row: TurnRow
     address: Address
     key: str
     digest: bytes
+    expires_at: float
+    parent_id: int | None = None
+    arrived: str = ""
+    joined: int = 0
+
+
+class DueTurn(NamedTuple):
+    """A suspended turn whose deadline has come (wall time, s), and where it is."""
+
+    due_at: float
+    turn_id: int
+    address: Address
+
+
+class Signal(NamedTuple):
+    """A signal that was sent to an actor; `body` is msgpack."""
+
+    signal_id: int
+    name: str
+    body: bytes
     expires_at: float
 
 
@@ -84,10 +109,79 @@ class Happening(NamedTuple):
     address: Address
 
 
+class Waiting(Protocol):
+    """What a store knows of turns that wait, of their children, and of signals."""
+
+    async def live_turns_in(self, tenant: str, session_id: str) -> list[int]:
+        """Return the ids of a session's live turns, in the order of acceptance."""
+        ...
+
+    async def live_children(self, turn_id: int) -> list[tuple[int, Address]]:
+        """Return the live turns that a turn has asked for, and where they are."""
+        ...
+
+    async def address_of(self, turn_id: int) -> Address | None:
+        """Return where a turn is."""
+        ...
+
+    async def suspended_count(self) -> int:
+        """Return how many turns are suspended."""
+        ...
+
+    async def due_turns(self, after: tuple[float, int], now: float, limit: int) -> list[DueTurn]:
+        """Return at most `limit` suspended turns whose deadline has come, behind a place in the order of deadlines."""
+        ...
+
+    async def next_due(self, after: float) -> float | None:
+        """Return the first deadline of a suspended turn after a moment (wall time, s)."""
+        ...
+
+    async def waits(self, turn_id: int) -> list[OpenWait]:
+        """Return what a suspended turn stands on, in the order in which it was asked for."""
+        ...
+
+    async def answered_children(self) -> list[tuple[int, int]]:
+        """Return child turns that have ended while their parents stand on them still, as (child, parent)."""
+        ...
+
+    async def orphaned_children(self) -> list[int]:
+        """Return live child turns whose parents have ended."""
+        ...
+
+    async def ending_turns(self) -> list[int]:
+        """Return suspended turns that stand on child turns and about which a policy was resolved."""
+        ...
+
+    async def signalled_turns(self) -> list[int]:
+        """Return suspended turns that stand on a signal while their actors have some that nobody has taken."""
+        ...
+
+    async def waiting_signal(self, actor_id: int, name: str) -> tuple[int, bytes] | None:
+        """Return the oldest signal of a name that no turn of the actor has taken: its number, and its body."""
+        ...
+
+    async def signal(self, actor_id: int, key: str) -> Signal | None:
+        """Return the signal that a key stands for."""
+        ...
+
+    async def signals_waiting(self, actor_id: int) -> int:
+        """Return how many signals no turn of the actor has taken."""
+        ...
+
+    async def handoffs(self, tenant: str, session_id: str, from_agent: str, to_agent: str) -> tuple[int, float | None]:
+        """Return how many handoffs a session has had, and when the last one was from one agent to another."""
+        ...
+
+
 class Store(Protocol):
     """Durable rows. One runtime owns a store at a time; `apply` is called by one writer only."""
 
     path: str
+
+    @property
+    def waiting(self) -> Waiting:
+        """Return what answers about waiting."""
+        ...
 
     async def open(self) -> Marks:
         """Take ownership and bring the schema up to date.
@@ -120,6 +214,14 @@ class Store(Protocol):
         """Return every live turn, in the order in which they were accepted."""
         ...
 
+    async def awake_turns(self) -> list[LiveTurn]:
+        """Return the live turns of the actors that have no suspended one, in the order of acceptance."""
+        ...
+
+    async def live_turns_of(self, actor_id: int) -> list[LiveTurn]:
+        """Return an actor's live turns, in the order of acceptance."""
+        ...
+
     async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
         """Return at most `limit` live turns behind a place in the order of actors and, of each, of turns.
 
@@ -145,6 +247,10 @@ class Store(Protocol):
 
     async def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable once it has one."""
+        ...
+
+    async def state(self, actor_id: int) -> StateSet | None:
+        """Return what an actor remembers: the state that the last of its turns to commit one has left."""
         ...
 
     async def happened(self, since: int, limit: int) -> list[Happening]:
@@ -176,7 +282,8 @@ class Store(Protocol):
         """Delete at most `limit` turns, with all that is theirs, that ended before a moment; return how many.
 
         A turn goes only once its key answers nothing any more at `now`. Live turns stay, and so do the newest turn and
-        the newest edge's, from which numbers are counted on. May be called while `apply` is under way.
+        the newest edge's, from which numbers are counted on. Signals that were taken, and whose keys answer nothing any
+        more, go as well, however many they are. May be called while `apply` is under way.
 
         Raises:
             StorageFailed: nothing was deleted.

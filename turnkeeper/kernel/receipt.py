@@ -50,7 +50,10 @@ class Admission(StrEnum):
 
 
 class ReceiptRow(msgspec.Struct, frozen=True, gc=False):
-    """A receipt as stored. Times are wall time in seconds. A retired one has given its key to a later one."""
+    """A receipt as stored. Times are wall time in seconds. A retired one has given its key to a later one.
+
+    `arrived` is what its arrival came to (`kernel.arrival`); empty in what was written before that was told.
+    """
 
     receipt_id: int
     actor_id: int
@@ -62,6 +65,7 @@ class ReceiptRow(msgspec.Struct, frozen=True, gc=False):
     first_seen: float
     last_seen: float
     expires_at: float
+    arrived: str = ""
     retired: bool = False
 
 

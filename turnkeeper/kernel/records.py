@@ -12,16 +12,23 @@ __all__ = [
     "DesiredSet",
     "EdgeAppended",
     "EdgeAppendedLate",
+    "HandedOff",
     "NodeBeat",
     "NodeStarted",
     "NodeStopped",
     "ReceiptAccepted",
+    "ReceiptMoved",
     "ReceiptRetired",
     "ReceiptSeen",
     "Record",
+    "SignalRetired",
+    "SignalSent",
+    "SignalTaken",
+    "StateSet",
     "TurnAcquired",
     "TurnInserted",
     "TurnReleased",
+    "WaitStood",
 ]
 
 
@@ -72,12 +79,20 @@ class ReceiptAccepted(_Record, frozen=True):
     first_seen: float
     last_seen: float
     expires_at: float
+    arrived: str = ""
 
 
 class ReceiptSeen(_Record, frozen=True):
     """A duplicate of an accepted inbound arrived."""
 
     last_seen: float
+    receipt_id: int
+
+
+class ReceiptMoved(_Record, frozen=True):
+    """A message that had joined a turn opens one of its own: that turn ended first."""
+
+    turn_id: int
     receipt_id: int
 
 
@@ -97,6 +112,7 @@ class TurnInserted(_Record, frozen=True):
     version: int
     attempt: int
     boot_id: int | None
+    parent_id: int | None = None
 
 
 class TurnReleased(_Record, frozen=True):
@@ -159,6 +175,57 @@ class Deliverable(_Record, frozen=True):
     at: float
 
 
+class WaitStood(_Record, frozen=True):
+    """A suspended turn, at this version, stands on something; its rows go when it is suspended no more.
+
+    `issued` is the place of its step among the turn's steps; `child_id` the turn whose deliverable is waited for.
+    """
+
+    issued: int
+    kind: str
+    due_at: float
+    child_id: int | None
+    turn_id: int
+    version: int
+
+
+class SignalSent(_Record, frozen=True):
+    """A named message to an actor; its key answers as an inbound's does. `signal.digested` gives it its digest."""
+
+    signal_id: int
+    actor_id: int
+    name: str
+    key: str
+    body: bytes
+    at: float
+    expires_at: float
+    digest: bytes = b""
+
+
+class SignalRetired(_Record, frozen=True):
+    """A signal's key is past its time to live and may stand for something new."""
+
+    signal_id: int
+
+
+class SignalTaken(_Record, frozen=True):
+    """A turn has taken a signal: no other may."""
+
+    taken_by: int
+    signal_id: int
+
+
+class HandedOff(_Record, frozen=True):
+    """A turn was handed to another agent of its session; for the limits on that."""
+
+    turn_id: int
+    tenant: str
+    session_id: str
+    from_agent: str
+    to_agent: str
+    at: float
+
+
 class DesiredSet(_Record, frozen=True):
     """What is wanted of an agent or a child from now on. The last one of a path counts, in the order of commits.
 
@@ -185,6 +252,20 @@ class ChildNoted(_Record, frozen=True):
     digest: bytes = b""
 
 
+class StateSet(_Record, frozen=True):
+    """What an actor remembers from now on, as msgpack; made by `state.state_set`, committed with its turn's end.
+
+    `version` is the one that its agent declared, and `turn_id` the turn of the actor that left it so.
+    """
+
+    actor_id: int
+    version: int
+    body: bytes
+    turn_id: int
+    at: float
+    digest: bytes = b""
+
+
 Record = (
     NodeStarted
     | NodeBeat
@@ -192,6 +273,7 @@ Record = (
     | ActorOpened
     | ReceiptAccepted
     | ReceiptSeen
+    | ReceiptMoved
     | ReceiptRetired
     | TurnInserted
     | TurnReleased
@@ -199,6 +281,12 @@ Record = (
     | EdgeAppended
     | EdgeAppendedLate
     | Deliverable
+    | WaitStood
+    | SignalRetired
+    | SignalSent
+    | SignalTaken
+    | HandedOff
     | DesiredSet
     | ChildNoted
+    | StateSet
 )

@@ -6,11 +6,12 @@ from typing import NamedTuple, Protocol
 from turnkeeper.kernel.edge import Edge
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import ReceiptRow
-from turnkeeper.kernel.records import Deliverable
+from turnkeeper.kernel.records import Deliverable, SignalSent, StateSet
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.wait import OpenWait
 
-__all__ = ["AgentRow", "NumberedEdge", "Rows", "SessionRow", "StoredTurn"]
+__all__ = ["AgentRow", "NumberedEdge", "Rows", "SessionRow", "SignalRow", "StoredTurn"]
 
 
 class SessionRow(NamedTuple):
@@ -48,6 +49,14 @@ class NumberedEdge(NamedTuple):
     edge: Edge
 
 
+class SignalRow(NamedTuple):
+    """A signal as it was sent, and the turn that has taken it. A retired one has given its key to a later one."""
+
+    sent: SignalSent
+    taken_by: int | None
+    retired: bool = False
+
+
 class Rows(Protocol):
     """One consistent view of a store's rows."""
 
@@ -83,8 +92,31 @@ class Rows(Protocol):
         """Return the ids of an actor's live turns, in the order of acceptance."""
         ...
 
-    def suspended(self) -> Sequence[int]:
-        """Return the ids of the suspended turns, in the order of acceptance."""
+    def running(self) -> Sequence[int]:
+        """Return the ids of the running turns, in the order of acceptance."""
+        ...
+
+    def waits(
+        self,
+        kind: str,
+        after: tuple[int, int],
+        limit: int,
+        *,
+        tenant: str | None = None,
+        session_id: str | None = None,
+    ) -> Sequence[tuple[int, int]]:
+        """Return at most `limit` waits of a kind on which suspended turns stand, as (turn, its step's place).
+
+        In that order, from behind `after` on. They are those of a tenant and of a session; None means all.
+        """
+        ...
+
+    def stands(self, turn_id: int) -> Sequence[OpenWait]:
+        """Return what a turn stands on, by the places of its steps; where child turns are is left out."""
+        ...
+
+    def signals(self) -> Iterable[SignalRow]:
+        """Yield every signal, in the order in which they were sent."""
         ...
 
     def duplicated(self) -> Sequence[int]:
@@ -97,6 +129,14 @@ class Rows(Protocol):
 
     def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable."""
+        ...
+
+    def joined(self, turn_id: int) -> list[ReceiptRow]:
+        """Return the receipts of the messages that have joined a turn, in the order of acceptance."""
+        ...
+
+    def state(self, actor_id: int) -> StateSet | None:
+        """Return what an actor remembers, as `Store.state`."""
         ...
 
     def lease_until(self, boot_id: int) -> float | None:

@@ -9,7 +9,9 @@ from turnkeeper.kernel.retry import Retry
 __all__ = ["Settings"]
 
 
-_MAY_BE_ZERO = frozenset({"retries_max", "idle_s", "retention_s", "lag_s", "storm_ends_max", "sweep_s"})
+_MAY_BE_ZERO = frozenset(
+    {"handoff_cooldown_s", "retries_max", "idle_s", "retention_s", "lag_s", "storm_ends_max", "sweep_s"}
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,14 +25,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             `@agent(idle_s=...)` says what progress is.
         insist_s: how long a handler that swallows its cancellation is cancelled again, every second, before its turn is
             taken from it.
-        approval_s: how long a step in doubt waits for `Runtime.resolve` before its turn fails.
-        steps_max: steps a turn may ask for.
+        approval_s: how long people are waited for where nothing else is said: for an approval, for the answer to an
+            escalation, and for `Runtime.resolve` of a step in doubt, before its turn fails.
+        wait_s: how long a turn stands on a signal, or on another turn, where it says nothing else.
+        suspend_s: how long a run may do nothing but wait before its turn is suspended, and its task ends.
+        steps_max: steps a turn may ask for. Waits are steps, too: `turn.gather(timeout_s=...)` takes one for its time,
+            and `turn.approval(at_deadline="escalate")` takes two.
+        depth_max: how deep child turns may be nested.
+        children_max: child turns that one turn may wait for at once.
+        handoffs_max: how often turns of one session may be handed on.
+        handoff_cooldown_s: how long after one agent has handed a turn to another it may do so again, in one session.
+        signals_max: signals to one actor that no turn has taken; one more is refused.
         retries_max: how often a turn that raised is run again.
         recoveries_max: how often a turn is taken back, from a process that died under it or from a run that was stuck,
             before it is quarantined.
         retry_base_s: backoff before the first retry; it doubles each time, with jitter.
         retry_cap_s: the longest backoff.
-        mailbox_len_max: turns that wait for one actor; one more is refused before it is accepted.
+        mailbox_len_max: turns that wait for one actor, and messages that joined a turn and that it has not had yet; one
+            more is refused before it is accepted.
         commits_waiting_max: commit points that wait for the writer; past it new work is refused.
         batch_max: commit points in one transaction (measured: 4,096 stall the loop for 20 ms, 1,024 do not).
         idle_agents_max: idle session agents kept in memory; the longest idle leaves first.
@@ -57,7 +69,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 0.0
     insist_s: float = 10.0
     approval_s: float = 86_400.0
+    wait_s: float = 86_400.0
+    suspend_s: float = 0.05
     steps_max: int = 64
+    depth_max: int = 20
+    children_max: int = 100
+    handoffs_max: int = 5
+    handoff_cooldown_s: float = 120.0
+    signals_max: int = 1_000
     retries_max: int = 3
     recoveries_max: int = 100
     retry_base_s: float = 0.1

@@ -20,6 +20,7 @@ from turnkeeper.kernel.edge import (
     StepIntent,
     StepResult,
     Suspended,
+    Wait,
     decode_detail,
 )
 from turnkeeper.kernel.errors import ContractChanged, ReplayDivergence
@@ -89,7 +90,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `failures` counts the calls that failed, `retry_at` (wall time, s) is when the next one may be. `contract` is what
     its tool promised then, as `version:hash`. `why` says what cut a call off whose outcome nobody recorded; `returned`,
-    that a failed one did what it does, and returned what does not fit.
+    that a failed one did what it does, and returned what does not fit. `wait` is what it waits for, where it is one
+    that nothing calls; its result then is an `Answer`.
     """
 
     issued: int
@@ -105,6 +107,12 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     contract: str = ""
     why: str = ""
     returned: bool = False
+    wait: Wait | None = None
+
+    @property
+    def open(self) -> bool:
+        """Say whether it is a wait that has no answer yet."""
+        return self.wait is not None and self.status is StepStatus.INTENDED
 
 
 DECISIONS: Final[Mapping[tuple[StepStatus | None, Effect], StepDecision]] = MappingProxyType(
@@ -205,6 +213,7 @@ def fold_steps(edges: Iterable[Edge]) -> dict[StepName, StepRecord]:
                     idempotency_key=intent.idempotency_key,
                     failures=before.failures if before is not None else 0,
                     contract=intent.contract,
+                    wait=intent.wait,
                 )
             case StepResult() | StepFailure() | StepDoubt() as outcome:
                 name = StepName(outcome.name, outcome.call_key)

@@ -1,6 +1,6 @@
 """The turn machine: one table of states and transitions, and the fold of a turn's edges into its row."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -33,6 +33,7 @@ __all__ = [
     "diagram",
     "evolve",
     "fold",
+    "ran_s",
 ]
 
 
@@ -150,6 +151,28 @@ def fold(actor_id: int, edges: Iterable[Edge]) -> TurnRow:
     if row is None:
         raise IllegalTransition(None, "nothing")
     return row
+
+
+_BEGINS: Final = frozenset({EdgeKind.LEASE_ACQUIRED, EdgeKind.TURN_RESUMED})
+
+
+def ran_s(edges: Sequence[Edge]) -> float:
+    """Return how long the present attempt of a turn has run before, in s: what it spent suspended does not count.
+
+    Once somebody has settled a doubt it has its time anew: that may have been asked about because the time was over.
+    """
+    total, began = 0.0, 0.0
+    for edge in edges:
+        if edge.kind is EdgeKind.TURN_RESUMED:
+            resumed = decode_detail(edge)
+            total = 0.0 if isinstance(resumed, Resumed) and resumed.step is not None else total
+        if edge.kind in _BEGINS:
+            began = edge.at
+        elif edge.kind is EdgeKind.TURN_SUSPENDED:
+            total += max(0.0, edge.at - began)
+        elif edge.kind is EdgeKind.TURN_REQUEUED:
+            total = 0.0
+    return total
 
 
 def diagram() -> str:

@@ -55,6 +55,8 @@ class Stop(StrEnum):
     SHUTDOWN = "shutdown"  # the runtime is closing
     DEADLINE = "deadline"  # it ran longer than it may
     STUCK = "stuck"  # it was alive, and did not get on for longer than it may
+    CANCEL = "cancel"  # somebody wants the turn to end
+    HANDOFF = "handoff"  # another agent's turn has come to its end in the place of this one
 
 
 class Verdict(StrEnum):
@@ -66,6 +68,8 @@ class Verdict(StrEnum):
     RECOVER = "recover"  # back to its queue as after a crash: the run was cut off, the turn has not failed
     YIELD = "yield"  # back to its queue, for the next runtime
     SUSPEND = "suspend"
+    CANCEL = "cancel"
+    HAND_OVER = "hand_over"  # it ends as the turn that it was handed to
     RESYNC = "resync"  # what is stored is not known here: read it again, and go on from there
 
 
@@ -75,6 +79,8 @@ STOPPED: Final[Mapping[Stop, Verdict]] = MappingProxyType(
         Stop.SHUTDOWN: Verdict.YIELD,
         Stop.DEADLINE: Verdict.FAIL,
         Stop.STUCK: Verdict.RECOVER,
+        Stop.CANCEL: Verdict.CANCEL,
+        Stop.HANDOFF: Verdict.HAND_OVER,
     }
 )
 """What becomes of a turn whose handler was told to stop."""

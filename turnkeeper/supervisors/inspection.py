@@ -1,10 +1,15 @@
 """Inspection: what anybody may ask a running runtime about its turns, without changing anything."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, TypeVar
 
+from turnkeeper.actors.agent import Agent
 from turnkeeper.actors.node import Node
+from turnkeeper.actors.values import decode
+from turnkeeper.kernel.address import address
+from turnkeeper.kernel.errors import ContractViolation, TurnkeeperError
+from turnkeeper.kernel.lifecycle import failure_of
 from turnkeeper.kernel.lookback.backlog import RECEIPTS_MAX, ReceiptView, receipts
 from turnkeeper.kernel.lookback.checkpoint import Checkpoint, Doubt, Event, checkpoint, doubts, event_kind
 from turnkeeper.kernel.lookback.compare import Difference, diff
@@ -23,6 +28,8 @@ T = TypeVar("T")
 
 class Inspection(ABC):
     """Questions about turns, answered from one consistent view of the rows, beside the writer and never in its way."""
+
+    _agents: Mapping[str, Agent]
 
     @abstractmethod
     def _open_node(self) -> Node:
@@ -102,6 +109,36 @@ class Inspection(ABC):
             ShuttingDown, StorageFailed: they cannot be read.
         """
         return await self._look(doubts)
+
+    async def state(self, session_id: str, agent_id: str, *, tenant: str = "") -> Any:
+        """Return what an agent remembers in a session, as the last completed turn left it; None where there is nothing.
+
+        No message to the agent, and no waiting for the turn that it may be running. It is of the type that the agent
+        declares, brought forward in memory alone if it was stored under another version; of an agent that was not given
+        to this runtime, or declares no state any more, it is plain data.
+
+        Raises:
+            ContractViolation, PayloadTooLarge: what is stored does not fit the agent's type, or its `migrate` raised
+                something, which is the cause.
+            InvalidName: that is nobody's address.
+            ShuttingDown, StorageFailed: it cannot be read.
+        """
+        node = self._open_node()
+        actor_id = await node.store.actor_id(address(tenant, session_id, agent_id))
+        row = None if actor_id is None else await node.store.state(actor_id)
+        if row is None:
+            return None
+        definition = self._agents.get(agent_id)
+        if definition is None or definition.state is None:
+            return decode(row.body, f"the state of {agent_id}")
+        try:
+            return definition.state.read(row, node.settings.payload_bytes_max)
+        except (TurnkeeperError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit, too: it would end who only reads
+            raised = failure_of(error)
+            said = f"its migrate raised {raised.type}: {raised.message}"
+            raise ContractViolation(definition.state.name, said) from error
 
     async def events(self, since: int = 0) -> AsyncIterator[Event]:
         """Yield what happens to checkpoints, from behind an offset on, and then as it is committed.

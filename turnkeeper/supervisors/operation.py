@@ -10,25 +10,22 @@ from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
 from turnkeeper.actors.store.backup import backup
 from turnkeeper.actors.store.sqlite import SqliteStore
-from turnkeeper.actors.waiting import NO_DOUBT, Finding, answer, check_finding
+from turnkeeper.actors.waiting import Finding, check_finding
 from turnkeeper.kernel.address import check_key
-from turnkeeper.kernel.edge import Requeued
 from turnkeeper.kernel.errors import (
     ContractViolation,
     IdempotencyConflict,
     KeyTaken,
     MailboxFull,
-    StaleEpoch,
     StorageFailed,
     TurnNotFound,
     UnknownAgent,
-    WaitTokenInvalid,
 )
 from turnkeeper.kernel.fork import fork_of, same_fork
-from turnkeeper.kernel.lifecycle import Arrival, Fork, accept, requeue, resume
+from turnkeeper.kernel.lifecycle import Arrival, Fork, accept
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import FRESH_KEY, payload_digest
-from turnkeeper.kernel.turn import TurnRow, TurnState
+from turnkeeper.kernel.turn import TurnRow
 from turnkeeper.supervisors.reception import Reception
 
 __all__ = ["Operation"]
@@ -60,20 +57,9 @@ class Operation(ABC):
         """
         node = self._open_node()
         check_finding(finding)
-        agent = node.suspended.get(turn_id)
-        if agent is not None:
+        _, address = await _turn(node, turn_id)
+        async with node.hold(address, unserved=True) as agent:
             await agent.resolve(turn_id, finding, token)
-            return
-        row, address = await _turn(node, turn_id)
-        if self._reception.serves(address.agent_id) or row.state is not TurnState.SUSPENDED:
-            raise WaitTokenInvalid(turn_id, NO_DOUBT)
-        found, now = await answer(node, turn_id, finding, token), node.clock.time()
-        resumed = resume(row, node.lease, found, now)
-        waiting = requeue(resumed.row, Requeued("resolved"), now)  # until a runtime with its agent runs it
-        try:
-            await node.persistence.commit([*resumed.records, *waiting.records])
-        except StaleEpoch:
-            raise WaitTokenInvalid(turn_id, "it has been answered already") from None
 
     async def fork(self, turn_id: int, *, from_step: int, key: str | None = None) -> Receipt:
         """Begin a new turn of the same actor, with the same input and the record of the first `from_step` steps.

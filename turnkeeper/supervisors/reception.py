@@ -1,12 +1,16 @@
 """The reception: every inbound comes in here, finds its session agent, and leaves with a receipt."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
-from turnkeeper.actors.agent import Agent
+from turnkeeper.actors.agent import UNSERVED, Agent
+from turnkeeper.actors.mailbox import Mailbox
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.receipt import Receipt
-from turnkeeper.actors.session import SessionAgent
+from turnkeeper.actors.session import Admitted, SessionAgent
+from turnkeeper.kernel.arrival import Policy
 from turnkeeper.kernel.errors import (
     KeyTaken,
     ShuttingDown,
@@ -16,10 +20,11 @@ from turnkeeper.kernel.errors import (
     UnknownAgent,
     VersionConflict,
 )
-from turnkeeper.kernel.lifecycle import Fork, drop_duplicate
+from turnkeeper.kernel.lifecycle import Arrival, Fork, drop_duplicate
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import Admission, ReceiptRow, admit, payload_digest
 from turnkeeper.kernel.supervision.desired import Desired
+from turnkeeper.kernel.turn import TurnState
 from turnkeeper.kernel.verdict import Stop
 
 __all__ = ["Reception"]
@@ -97,46 +102,87 @@ class Reception:
         """Say whether the runtime was given an agent."""
         return agent_id in self._definitions
 
-    async def admit(self, address: Address, key: str | None, payload: bytes, *, fork: Fork | None = None) -> Receipt:
+    async def admit(
+        self,
+        address: Address,
+        key: str | None,
+        payload: bytes,
+        *,
+        fork: Fork | None = None,
+        policy: Policy = Policy.QUEUE,
+    ) -> Receipt:
         """Answer an inbound with its receipt, once that is durable. Cancelling stops only the waiting.
 
         The unique index on keys is the judge: a key that is not live in memory is tried as new, and only where
-        the store refuses it is the stored receipt read.
+        the store refuses it is the stored receipt read. What may be refused, or join a live turn, is looked up first.
 
         Raises:
-            IdempotencyConflict, MailboxFull, StorageFailed: nothing was accepted.
+            IdempotencyConflict, ActorBusy, MailboxFull, StorageFailed: nothing was accepted.
         """
         self.definition(address.agent_id)
         self._node.check_open()
-        self._callers[address] = self._callers.get(address, 0) + 1  # or it could leave memory under a caller's hands
-        self._idle.pop(address, None)
         node = self._node
+        with self._called(address):
+            try:
+                return await self._admit(node, address, key, payload, fork, policy)
+            except ShuttingDown:
+                raise node.gone from None
+
+    @asynccontextmanager
+    async def hold(self, address: Address, *, unserved: bool = False) -> AsyncIterator[SessionAgent]:
+        """Keep a session agent in memory, brought there where it is not.
+
+        With `unserved` also one that the runtime was not given, if the store has its actor: it starts nothing.
+
+        Raises:
+            UnknownAgent: the runtime was not given it.
+            ShuttingDown: the runtime closes.
+            StorageFailed: the store cannot be read.
+        """
+        if not unserved:
+            self.definition(address.agent_id)
+        node = self._node
+        if node.closing:
+            raise node.gone
+        with self._called(address):
+            try:
+                agent = await self._brought(node, address)
+            except ShuttingDown:
+                raise node.gone from None
+            yield agent
+
+    @contextmanager
+    def _called(self, address: Address) -> Iterator[None]:
+        """Count a caller, or the agent could leave memory under its hands; nudge the agent when the last one goes."""
+        self._callers[address] = self._callers.get(address, 0) + 1
+        self._idle.pop(address, None)
         try:
-            return await self._admit(node, address, key, payload, fork)
-        except ShuttingDown:
-            raise node.gone from None
+            yield
         finally:
             self._callers[address] -= 1
             if not self._callers[address]:
                 del self._callers[address]
                 if (agent := self._agents.get(address)) is not None:
                     agent.proceed()  # idle, if nothing came of it
+                if agent is not None and agent.definition is UNSERVED and self._agents.get(address) is agent:
+                    self._leave_unserved(address, agent)
 
-    async def _admit(self, node: Node, address: Address, key: str | None, payload: bytes, fork: Fork | None) -> Receipt:
+    async def _admit(
+        self, node: Node, address: Address, key: str | None, payload: bytes, fork: Fork | None, policy: Policy
+    ) -> Receipt:
         digest = payload_digest(payload)
         retired: int | None = None
         lost: TurnkeeperError | None = None
+        looked = policy is Policy.QUEUE or key is None
         for _ in range(_TRIES_MAX):
-            agent = self._held(node, address)
-            if agent is None:
-                await self._open(address)
-                continue
-            if unsettled := agent.unsettled(key, digest):
-                await unsettled
+            agent = await self._brought(node, address)
+            if not await _ready(agent, key, digest, policy):
                 continue
             try:
-                turn, duplicate = await agent.admit(key, payload, digest, retired=retired, fork=fork)
-                return Receipt(node, address, turn.arrival.key, turn.row.turn_id, turn, duplicate=duplicate)
+                if looked:
+                    admitted = await agent.admit(key, payload, digest, retired=retired, fork=fork, policy=policy)
+                    return _receipt(node, address, admitted)
+                looked = True
             except (KeyTaken, VersionConflict, StaleEpoch) as error:
                 lost = error
             known = await node.store.receipt(agent.actor_id, key or "")
@@ -148,12 +194,18 @@ class Reception:
                     retired = known.receipt_id
                 case Admission.DUPLICATE:
                     try:
-                        return await self._drop(address, known)
+                        return await self._drop(node, address, agent, known)
                     except (VersionConflict, TurnNotFound) as error:  # pruned meanwhile: its time was over
                         lost, retired = error, None
                 case Admission.NEW:
                     retired = None
         raise lost or KeyTaken(key or "")
+
+    async def _brought(self, node: Node, address: Address) -> SessionAgent:
+        """Return the session agent at an address, brought into memory where it is not."""
+        while (agent := self._held(node, address)) is None:
+            await self._open(address)
+        return agent
 
     def _held(self, node: Node, address: Address) -> SessionAgent | None:
         """Return the session agent at an address, for a caller who came while this node was served.
@@ -171,23 +223,44 @@ class Reception:
         known = await self._node.store.receipt(actor_id, key) if actor_id is not None else None
         return self.receipt_of(address, known) if known is not None else None
 
-    def restored(self, address: Address, actor_id: int) -> SessionAgent:
-        """Return the session agent of an actor that the store has already."""
+    def restored(self, address: Address, actor_id: int, *, unserved: bool = False) -> SessionAgent:
+        """Return the session agent of an actor that the store has already.
+
+        Raises:
+            UnknownAgent: the runtime was not given it, and `unserved` is not said.
+        """
         agent = self._agents.get(address)
         if agent is None:
-            definition = self.definition(address.agent_id)
+            known = self.serves(address.agent_id) or not unserved
+            definition = self.definition(address.agent_id) if known else UNSERVED
             agent = self._agents[address] = SessionAgent(self._node, address, definition, actor_id, opened=True)
         self._idle.pop(address, None)
         return agent
 
-    def rest(self, agent: SessionAgent) -> None:
-        """Keep an idle agent for a while: the longest idle leaves first, and comes back on its next inbound."""
-        if agent.address in self._callers:
+    def rest(self, idle: Mailbox) -> None:
+        """Keep an idle agent for a while: the longest idle leaves first, and comes back on its next inbound.
+
+        One that stands on a wait leaves at once, with those behind it: they are in the store, and may be many.
+        """
+        address, agent = idle.address, self._agents.get(idle.address)
+        if agent is not idle or address in self._callers or agent.awaited:
             return
-        self._idle[agent.address] = agent
+        if not agent.idle:
+            del self._agents[address]
+            agent.leave()
+            return
+        self._idle[address] = agent
         if len(self._idle) > self._node.settings.idle_agents_max:
             longest = next(iter(self._idle))
-            del self._idle[longest], self._agents[longest]
+            self._idle.pop(longest).leave()
+            del self._agents[longest]
+
+    def _leave_unserved(self, address: Address, agent: SessionAgent) -> None:
+        """Let the turns of an agent that the runtime was not given be the store's again."""
+        if agent.still:
+            self._idle.pop(address, None)
+            del self._agents[address]
+            agent.leave()
 
     async def settle(self) -> None:
         """Give up bringing agents into memory: closing leaves no task behind, and waits for no read."""
@@ -203,9 +276,9 @@ class Reception:
             ShuttingDown: the runtime closes meanwhile.
         """
         opening = self._opening.get(address)
-        if opening is None:
+        if opening is None or opening.done():  # what it brought may have left again
             opening = self._opening[address] = asyncio.create_task(self._load(address))
-            opening.add_done_callback(lambda _: self._opening.pop(address))
+            opening.add_done_callback(partial(self._no_longer_opening, address))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -214,6 +287,10 @@ class Reception:
                 raise ShuttingDown from None
             raise
 
+    def _no_longer_opening(self, address: Address, opened: "asyncio.Task[None]") -> None:
+        if self._opening.get(address) is opened:
+            del self._opening[address]
+
     async def _load(self, address: Address) -> None:
         actor_id = await self._node.store.actor_id(address)
         if actor_id is None:
@@ -221,20 +298,62 @@ class Reception:
             fresh = SessionAgent(self._node, address, definition, self._node.next_actor_id(), opened=False)
             agent = self._agents.setdefault(address, fresh)
         else:
-            agent = self.restored(address, actor_id)
+            agent = await self._brought_back(address, actor_id)
         agent.proceed()  # idle until whoever asked for it speaks: they may be gone
 
-    async def _drop(self, address: Address, known: ReceiptRow) -> Receipt:
-        """Count a duplicate of a turn that has ended, and answer with its receipt."""
-        _, records = drop_duplicate(None, known.receipt_id, known.turn_id, self._node.clock.time())
-        await self._node.persistence.commit(records)
-        self._node.counters.duplicates += 1
+    async def _brought_back(self, address: Address, actor_id: int) -> SessionAgent:
+        """Return the session agent of an actor, with its live turns: where one is suspended, they had left memory."""
+        store = self._node.store
+        live = await store.live_turns_of(actor_id)
+        suspended = [turn.row.turn_id for turn in live if turn.row.state is TurnState.SUSPENDED]
+        stands = {turn_id: await store.waiting.waits(turn_id) for turn_id in suspended}
+        fresh = address not in self._agents
+        agent = self.restored(address, actor_id, unserved=True)
+        if fresh:
+            for turn in live:
+                agent.restore(turn, turn.row, stands.get(turn.row.turn_id, ()))
+        return agent
+
+    async def _drop(self, node: Node, address: Address, agent: SessionAgent, known: ReceiptRow) -> Receipt:
+        """Count a duplicate of what is not known in memory, and answer with its receipt.
+
+        Mostly its turn has ended. One that is live and has taken it in holds the order of its own edges.
+        """
+        turn, now = agent.live(known.turn_id), node.clock.time()
+        while turn is not None and (reread := agent.reread(turn)):
+            await reread
+            turn, now = agent.live(known.turn_id), node.clock.time()
+        if turn is not None:
+            return _receipt(node, address, await agent.drop(turn, _arrival(known), now))
+        _, records = drop_duplicate(None, known.receipt_id, known.turn_id, now)
+        await node.persistence.commit(records)
+        node.counters.duplicates += 1
         return self.receipt_of(address, known)
 
     def receipt_of(self, address: Address, known: ReceiptRow) -> Receipt:
         """Return a stored receipt, with its turn where that is in memory."""
         agent = self._agents.get(address)
-        turn = agent.open_turn(known.key) if agent is not None else None
-        if turn is not None and turn.row.turn_id != known.turn_id:
-            turn = None  # the key stands for something newer
-        return Receipt(self._node, address, known.key, known.turn_id, turn, duplicate=True)
+        turn = agent.live(known.turn_id) if agent is not None else None
+        joined = known.receipt_id, known.arrived
+        return Receipt(self._node, address, known.key, known.turn_id, turn, *joined, duplicate=True)
+
+
+async def _ready(agent: SessionAgent, key: str | None, digest: bytes, policy: Policy) -> bool:
+    """Say whether an agent can be spoken to; where it cannot, wait for what stood in the way, and look again then."""
+    if unsettled := agent.unsettled(key, digest):
+        await unsettled
+        return False
+    if policy is Policy.COALESCE:
+        return not await agent.learn_last()
+    return not (policy is Policy.INTERRUPT and await agent.learn_joined())
+
+
+def _receipt(node: Node, address: Address, admitted: Admitted) -> Receipt:
+    turn, arrival, duplicate = admitted
+    joined = arrival.turn_id, arrival.arrived
+    return Receipt(node, address, arrival.key, turn.row.turn_id, turn, *joined, duplicate=duplicate)
+
+
+def _arrival(known: ReceiptRow) -> Arrival:
+    times = known.first_seen, known.expires_at
+    return Arrival(known.receipt_id, known.actor_id, known.key, b"", known.digest, *times, arrived=known.arrived)

@@ -1,9 +1,12 @@
 """Recovery: what a dead boot left running is taken back, and everything live goes on, without new traffic."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Final
 
 from turnkeeper.actors.node import Node
+from turnkeeper.actors.nudges import drop_child, end_as_asked, tell_of_child, tell_of_signals
 from turnkeeper.kernel.edge import Requeued
 from turnkeeper.kernel.errors import TurnkeeperError, UnknownAgent
 from turnkeeper.kernel.lifecycle import requeue
@@ -13,9 +16,14 @@ from turnkeeper.supervisors.reception import Reception
 
 __all__ = ["bring_back", "recover"]
 
+_AT_ONCE_MAX: Final = 100
+"""What is owed to turns and under way at once: none of it holds up the rest, and not all of it is in memory."""
+
 
 async def recover(node: Node, reception: Reception) -> None:
     """Take back every turn that an earlier boot was running, then let every live turn go on in its order.
+
+    Suspended turns, and those behind them, stay where they are: they come into memory once they are answered, or due.
 
     The owner lock says that the earlier boot is dead, so no lease is waited for. Turns of agents that this
     runtime was not given are taken back too, so that nothing is running for ever, and stay queued.
@@ -23,9 +31,32 @@ async def recover(node: Node, reception: Reception) -> None:
     Raises:
         StorageFailed: the store cannot be read or written; nothing was started.
     """
-    missing = await bring_back(node, reception, await node.store.live_turns())
+    waiting = node.store.waiting
+    node.suspended = await waiting.suspended_count()  # all is read before any run can change it
+    ended, orphaned = await waiting.answered_children(), await waiting.orphaned_children()
+    ending, signalled = await waiting.ending_turns(), await waiting.signalled_turns()
+    owed = [
+        *(partial(end_as_asked, node, turn_id) for turn_id in ending),
+        *(partial(tell_of_child, node, child_id, parent_id, None) for child_id, parent_id in ended),
+        *(partial(drop_child, node, child_id) for child_id in orphaned),
+        *(partial(tell_of_signals, node, turn_id, None) for turn_id in signalled),
+    ]
+    missing = await bring_back(node, reception, await node.store.awake_turns())
     for agent_id, turns in missing.items():
         node.log.warning("agent.missing", agent_id=agent_id, turns=turns)
+    node.start(_catch_up(node, owed))
+
+
+async def _catch_up(node: Node, owed: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Do what an earlier boot owed turns that wait, each on its own: ends, answers, signals."""
+    under_way: set[asyncio.Task[None]] = set()
+    for act in owed:
+        if len(under_way) == _AT_ONCE_MAX:
+            _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        task = node.start(act())
+        if task is None:
+            return
+        under_way.add(task)
 
 
 async def bring_back(node: Node, reception: Reception, live: Sequence[LiveTurn]) -> dict[str, int]:

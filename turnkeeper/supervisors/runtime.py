@@ -17,6 +17,7 @@ from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.actors.values import encode
 from turnkeeper.kernel.address import address, check_key
+from turnkeeper.kernel.arrival import policy_of
 from turnkeeper.kernel.errors import ChildNotStarted, ShuttingDown, StorageFailed, StoreInUse
 from turnkeeper.kernel.ports import Chance, Clock, Marks, Points, Store
 from turnkeeper.kernel.settings import Settings
@@ -25,7 +26,10 @@ from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.liveness import Limits
 from turnkeeper.kernel.supervision.strategy import Strategy
+from turnkeeper.kernel.turn import TurnState
 from turnkeeper.supervisors.agents import Agents
+from turnkeeper.supervisors.alarm import Alarm
+from turnkeeper.supervisors.answering import Answering
 from turnkeeper.supervisors.chronicle import Chronicle, Own, Recorded, Unrecorded
 from turnkeeper.supervisors.door import Door
 from turnkeeper.supervisors.inspection import Inspection
@@ -66,7 +70,7 @@ class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     persistence: PersistenceStatistics
 
 
-class Runtime(Inspection, Operation, Tending):
+class Runtime(Answering, Inspection, Operation, Tending):
     """Durable turns for agents, on one SQLite file.
 
     An async context manager: entering takes the file, recovers what an earlier process left, and starts; leaving
@@ -149,6 +153,7 @@ class Runtime(Inspection, Operation, Tending):
         late = isinstance(self._clock, SystemClock)  # virtual time never is
         wanted: list[tuple[str, bool, Callable[[Node], Coroutine[Any, Any, object]]]] = [
             ("lag", late and settings.lag_s > 0, self._watch_lag),
+            ("alarm", True, lambda node: Alarm(node).run()),
             ("sweep", settings.sweep_s > 0, lambda node: Sweep(node, self._reception).run()),
             ("retention", settings.retention_s > 0, lambda node: retain(node, self.prune)),
         ]
@@ -200,7 +205,14 @@ class Runtime(Inspection, Operation, Tending):
         await self.aclose()
 
     async def tell(
-        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+        self,
+        session_id: str,
+        agent_id: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        tenant: str = "",
+        arrival: str | None = None,
     ) -> Receipt:
         """Accept an inbound for an actor and return its receipt, after the commit.
 
@@ -208,7 +220,12 @@ class Runtime(Inspection, Operation, Tending):
         payload is answered with the same receipt, and with the deliverable, byte for byte, once there is one.
         Without a key every call is a new turn. If this raises or is cancelled, send again under the same key.
 
+        `arrival` says what becomes of it while a turn of the actor is live: queue, reject, coalesce, interrupt or steer
+        (see docs/arriving.md); None means the agent's own. The receipt says what it came to. A key that is known is
+        answered first, whatever it says.
+
         Raises:
+            ActorBusy: a turn of the actor is live, and the message is to be refused then.
             IdempotencyConflict: the key stands for another payload.
             MailboxFull: too many turns wait for this actor, or for the disk.
             ContractViolation, PayloadTooLarge, InvalidName, UnknownAgent: the inbound cannot be accepted.
@@ -220,17 +237,25 @@ class Runtime(Inspection, Operation, Tending):
         if key is not None:
             check_key(key)
         encoded = encode(payload, "the payload", node.settings.payload_bytes_max)
-        return await self._reception.admit(to, key, encoded)
+        policy = self._reception.definition(agent_id).arrival if arrival is None else policy_of(arrival)
+        return await self._reception.admit(to, key, encoded, policy=policy)
 
     async def ask(
-        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
+        self,
+        session_id: str,
+        agent_id: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        tenant: str = "",
+        arrival: str | None = None,
     ) -> Result:
         """Accept an inbound and wait for its deliverable. Cancelling stops the waiting, never the turn.
 
         Raises:
             As `tell`, and `Receipt.deliverable`.
         """
-        receipt = await self.tell(session_id, agent_id, payload, key=key, tenant=tenant)
+        receipt = await self.tell(session_id, agent_id, payload, key=key, tenant=tenant, arrival=arrival)
         return await receipt.deliverable()
 
     async def receipt(self, session_id: str, agent_id: str, key: str, *, tenant: str = "") -> Receipt | None:
@@ -256,9 +281,9 @@ class Runtime(Inspection, Operation, Tending):
         return RuntimeStatistics(
             boot_id=self._node.lease.boot_id,
             agents=len(agents),
-            running=len(current) - len(self._node.suspended),
+            running=sum(turn.row.state is not TurnState.SUSPENDED for turn in current),
             queued=live - len(current),
-            suspended=len(self._node.suspended),
+            suspended=self._node.suspended,
             persistence=self._node.persistence.statistics(),
             **{name: getattr(counters, name) for name in counters.__slots__},
         )
@@ -303,6 +328,7 @@ class Runtime(Inspection, Operation, Tending):
             self._chance,
             self._reception.rest,
             self._reception.agent,
+            self._reception.hold,
             self._processes.staff,
             self._points,
             before=self._node,

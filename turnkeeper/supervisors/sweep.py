@@ -26,6 +26,10 @@ PAGE_MAX: Final = 500
 """Live turns of one look (measured: 7 ms of a core, 3 of them the loop's), however many there are in all."""
 
 
+_OVERDUE_S: Final = 60.0
+"""How late the alarm may be before a suspended turn that is in memory is taken for one that nothing wakes."""
+
+
 class Trouble(StrEnum):
     """What is wrong with a live turn: the event that the log has of it."""
 
@@ -36,9 +40,9 @@ class Trouble(StrEnum):
 class Sweep:
     """Looks through the store's live turns, a page at a time, for what a bug has left to nobody.
 
-    Every turn that stands has a timer of the event loop, and every turn that runs a watch: they see to it that each one
-    ends. This is the net below them. Whatever it catches is a bug, so it is logged as an error and counted, and the
-    turn goes on.
+    Every turn in a backoff has a timer of the event loop, every turn that is suspended its place in the alarm's order,
+    and every turn that runs a watch: they see to it that each one ends. This is the net below them. Whatever it catches
+    is a bug, so it is logged as an error and counted, and the turn goes on.
 
     What was read may be out of date by the time it is looked at, so only a turn is touched that is found in trouble
     twice in a row, at one version. What is merely slow is in no trouble: a commit on a disk that stalls, a long run, a
@@ -97,15 +101,24 @@ class Sweep:
         """
         await self._node.persistence.flush()
         turns = await self._unchanged([live for live, _ in self._in_trouble(suspects)])
+        asleep = {live.row.actor_id for live in turns if await self._asleep(live)}
         if self._node.closing:
             return
-        orphans = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.ORPHANED]
+        caught = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.ORPHANED]
+        orphans = [live for live in caught if live.row.actor_id not in asleep]
         self.orphaned += self._say(orphans, Trouble.ORPHANED)
         await bring_back(self._node, self._reception, orphans)
         stalled = [live for live, trouble in self._in_trouble(turns) if trouble is Trouble.STALLED]
         self.stalled += self._say(stalled, Trouble.STALLED)
         for live in stalled:
             self._go_on(live)
+
+    async def _asleep(self, live: LiveTurn) -> bool:
+        """Say whether a turn's actor is out of memory with all its turns, because one of them is suspended."""
+        if self._reception.agent(live.address) is not None:
+            return False
+        turns = await self._node.store.live_turns_of(live.row.actor_id)
+        return any(turn.row.state is TurnState.SUSPENDED for turn in turns)
 
     def _go_on(self, live: LiveTurn) -> None:
         agent = self._reception.agent(live.address)
@@ -148,19 +161,26 @@ class Sweep:
         """Say whether a turn that is not its actor's current one, and not in its queue, is in nobody's hands.
 
         While the current turn ends, the lease of the next one rides in the same commit, and the turn with it. One that
-        is suspended is the current turn of its actor, so it can only come back where there is no other.
+        is suspended needs nobody's: it stands in the store, and the alarm sees to its deadline. But where its actor is
+        in memory without it, nobody could answer it.
         """
+        if live.row.state is TurnState.SUSPENDED:
+            return agent is not None and agent.current is None
         current = agent.current if agent is not None else None
-        return current is None or not (current.row.state in TERMINAL or live.row.state is TurnState.SUSPENDED)
+        return current is None or current.row.state not in TERMINAL
 
     def _stalled(self, agent: SessionAgent, turn: OpenTurn, live: LiveTurn) -> bool:
         """Say whether a turn waits for nothing: neither for a task or a timer, nor for a commit, nor for another turn.
 
-        While the node has tasks beside its turns, one of them may be reading this one again.
+        One that is being read again, or ended by somebody, is in their hands.
         """
         node = self._node
-        if turn.task is not None or turn.row.version != live.row.version or node.tasks:
+        if turn.task is not None or turn.row.version != live.row.version:
             return False
+        if turn.resyncing or turn.rereading or turn.request is not None:
+            return False
+        if turn.row.state is TurnState.SUSPENDED:
+            return turn.row.due_at is not None and turn.row.due_at + _OVERDUE_S < node.clock.time()
         if turn.timer is not None and not turn.timer.cancelled() and turn.timer.when() >= node.loop.time():
             return False
         if agent.current is None:

@@ -5,13 +5,15 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
-from turnkeeper.actors.receipt import Receipt
+from turnkeeper.actors.receipt import Receipt, Result
 from turnkeeper.actors.tool import DidNotHappen, GiveUp, Happened
 from turnkeeper.actors.waiting import Finding
 from turnkeeper.kernel.errors import ContractViolation
+from turnkeeper.kernel.lookback.asking import place_of
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.desired import Verb as Said
 from turnkeeper.kernel.supervision.view import ChildView
+from turnkeeper.kernel.wait import Outcome
 from turnkeeper.supervisors.door import Verb
 from turnkeeper.supervisors.knock import LINE_BYTES_MAX
 
@@ -58,6 +60,51 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     older_than_s: float
 
 
+class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.approve`."""
+
+    token: str
+    by: str
+    reason: str = ""
+    digest: str | None = None
+
+
+class Deny(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.deny`."""
+
+    token: str
+    by: str
+    reason: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.answer`."""
+
+    token: str
+    value: Any
+    by: str
+    reason: str = ""
+
+
+class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.signal`."""
+
+    session_id: str
+    agent_id: str
+    name: str
+    payload: Any = None
+    key: str | None = None
+    tenant: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for `Runtime.cancel`."""
+
+    turn_id: int
+    by: str = ""
+    reason: str = ""
+
+
 class Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Asks for `Runtime.tree`."""
 
@@ -72,12 +119,19 @@ class Say(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Runtime(Protocol):
-    """What the verbs need of a runtime: parts of `Operation`, and of `Tending`."""
+    """What the verbs need of a runtime: parts of `Answering`, of `Operation`, and of `Tending`."""
 
     async def resolve(self, turn_id: int, finding: Finding, *, token: str) -> None: ...
     async def fork(self, turn_id: int, *, from_step: int, key: str | None = None) -> Receipt: ...
     async def effects_behind(self, turn_id: int, *, from_step: int) -> list[str]: ...
     async def prune(self, *, older_than_s: float) -> int: ...
+    async def approve(self, token: str, *, by: str, reason: str = "", digest: str | None = None) -> None: ...
+    async def deny(self, token: str, *, by: str, reason: str = "") -> None: ...
+    async def answer(self, token: str, value: Any, *, by: str, reason: str = "") -> None: ...
+    async def signal(
+        self, session_id: str, agent_id: str, name: str, payload: Any, *, key: str | None = None, tenant: str = ""
+    ) -> bool: ...
+    async def cancel(self, turn_id: int, *, by: str = "", reason: str = "") -> Result: ...
     def tree(self) -> ChildView: ...
     def desired(self, path: str) -> Desired: ...
     async def say(self, path: str, verb: Said, reason: str, *, by: str) -> Desired: ...
@@ -120,7 +174,44 @@ def verbs(runtime: _Runtime) -> dict[str, Verb]:
         desired = await runtime.say(said.path, said.word, said.reason, by=said.by)
         return {"path": said.path, "desired": desired, "changed": desired != before}
 
-    return {"resolve": resolve, "fork": fork, "prune": prune, "tree": tree, "say": say}
+    return {"resolve": resolve, "fork": fork, "prune": prune, "tree": tree, "say": say, **_answering(runtime)}
+
+
+def _answering(runtime: _Runtime) -> dict[str, Verb]:
+    """Return what may be told to turns."""
+
+    async def approve(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Approve, fields)
+        await runtime.approve(said.token, by=said.by, reason=said.reason, digest=said.digest)
+        return _told(said.token, Outcome.APPROVED, said.by)
+
+    async def deny(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Deny, fields)
+        await runtime.deny(said.token, by=said.by, reason=said.reason)
+        return _told(said.token, Outcome.DENIED, said.by)
+
+    async def answer(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Answer, fields)
+        await runtime.answer(said.token, said.value, by=said.by, reason=said.reason)
+        return _told(said.token, Outcome.ANSWERED, said.by)
+
+    async def signal(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Signal, fields)
+        to = said.session_id, said.agent_id, said.name, said.payload
+        return {"name": said.name, "new": await runtime.signal(*to, key=said.key, tenant=said.tenant)}
+
+    async def cancel(fields: Mapping[str, Any]) -> dict[str, Any]:
+        said = asked(Cancel, fields)
+        ended = await runtime.cancel(said.turn_id, by=said.by, reason=said.reason)
+        why = ended.failure.message if ended.failure is not None else ""
+        return {"turn_id": ended.turn_id, "outcome": ended.outcome, "at": ended.at, "why": why}
+
+    return {"approve": approve, "deny": deny, "answer": answer, "signal": signal, "cancel": cancel}
+
+
+def _told(token: str, outcome: Outcome, by: str) -> dict[str, Any]:
+    turn_id, _ = place_of(token) or (0, 0)
+    return {"turn_id": turn_id, "outcome": outcome, "by": by}
 
 
 def _fitting(view: ChildView) -> dict[str, Any]:

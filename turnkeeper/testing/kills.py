@@ -59,7 +59,7 @@ class KillReport(msgspec.Struct, frozen=True, kw_only=True):
         points: how many points a life has that is not killed.
         kills: how many lives were killed.
         processes: how many processes were started.
-        acknowledged: how many turns were acknowledged, all worlds together.
+        acknowledged: how many messages were acknowledged, all worlds together.
         effects: how many effects happened, all worlds together.
         violations: what may not be; empty where the promises hold.
     """
@@ -189,7 +189,7 @@ class _Worlds:
             processes += 1
             _, violations = self._live(world, 2)
             violations = violations or check(world, repeatable=self._repeatable)
-        turns = {line.turn_id for line in acknowledgements(world) if isinstance(line, Acknowledged)}
+        told = {line.receipt_id for line in acknowledgements(world) if isinstance(line, Acknowledged)}
         happened = effects(world)
         if not violations:
             shutil.rmtree(world)
@@ -197,7 +197,7 @@ class _Worlds:
             at=at,
             points=points,
             processes=processes,
-            acknowledged=len(turns),
+            acknowledged=len(told),
             effects=len(happened),
             violations=violations,
         )

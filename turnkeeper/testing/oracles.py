@@ -32,6 +32,7 @@ from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState, begin, evolve
 from turnkeeper.supervisors.sweep import CAUGHT
 from turnkeeper.testing.memory import Disk
 from turnkeeper.testing.violated import Violated
+from turnkeeper.testing.wait_oracles import WaitOracles
 from turnkeeper.testing.watched import WatchedRuntime
 
 __all__ = ["Oracles"]
@@ -59,11 +60,13 @@ class Oracles:
         "_tokens",
         "_touched",
         "_users",
+        "_waits",
     )
 
     def __init__(self, disk: Disk) -> None:
         """Watch what happens on a disk."""
         self._disk = disk
+        self._waits = WaitOracles(disk)
         self._folds: dict[int, TurnRow] = {}
         self._inside: dict[Address, Turn] = {}
         self._called: Counter[str] = Counter()
@@ -82,6 +85,7 @@ class Oracles:
             if turn.state not in TERMINAL:
                 self._live[turn.actor_id].add(turn.turn_id)
         self._touched.update(self._live)
+        self._waits.booted()
 
     def killed(self) -> None:
         """Forget what a killed process was doing; what it may have written is read anew."""
@@ -116,6 +120,7 @@ class Oracles:
             raise Violated("terminal = one deliverable", f"{where} is {row.state}")
         if row.state is TurnState.RUNNING and disk.running.get(turn.actor_id) != turn_id:
             raise Violated("one running turn", f"{where} runs beside turn {disk.running.get(turn.actor_id)}")
+        self._waits.committed(turn_id)
         if row.state in TERMINAL:
             self._check_seal(turn_id, turn.digest)
             self._folds.pop(turn_id, None)
@@ -173,8 +178,10 @@ class Oracles:
                     early_s = retry_at - edge.at
                     raise Violated("a retry waits for its time", f"turn {edge.turn_id}: {name}, {early_s:.3f} s early")
                 if isinstance(said, StepIntent):
+                    self._waits.intended(edge.turn_id, said)
                     self._users[said.idempotency_key].add(edge.turn_id)
                 elif isinstance(said, StepFailure) and said.retry_at is not None:
+                    self._waits.given_up(edge.turn_id, name)
                     retrying[name] = said.retry_at
             case Resumed(step=StepName() as name):
                 retrying.pop(name, None)
@@ -280,13 +287,14 @@ class Oracles:
         if late and node.loop.time() > troubled_s + node.settings.beat_s:
             raise Violated("a lease outlives its boot", f"boot {node.lease.boot_id} works on after its lease ran out")
 
-    def time_passes(self, node: Node, runtime: WatchedRuntime, writing: Collection[int]) -> None:
+    def time_passes(self, node: Node, runtime: WatchedRuntime, writing: Collection[int], troubled_s: float) -> None:
         """Check that nothing that could be done is left undone while time passes.
 
         Looked at are the actors that a commit has touched since nothing was under way for them, and those whose
         timer has rung; `writing` are the turns in the commit that is being written.
         """
         self.pruned(node.clock.time())
+        self._waits.time_passes(node, runtime, troubled_s)
         now_s = node.loop.time()
         while self._rings and self._rings[0][0] < now_s:
             self._touched.add(heapq.heappop(self._rings)[1])
@@ -302,10 +310,16 @@ class Oracles:
                 self._check_deadline(node, turns[0])
                 if turns[0].timer is not None:
                     heapq.heappush(self._rings, (turns[0].timer.when(), actor_id))
-            elif (lost := self._live[actor_id] - set(writing)) and runtime.declares(address.agent_id):
+            elif (lost := self._lost(actor_id, writing)) and runtime.declares(address.agent_id):
                 said = f"{address}: turns {sorted(lost)} are live, and in nobody's hands"
                 raise Violated("no idle actor has mail while time passes", said)
             self._touched.discard(actor_id)
+
+    def _lost(self, actor_id: int, writing: Collection[int]) -> set[int]:
+        """Return the live turns of an actor that has left memory: a suspended one, and what waits behind it, may."""
+        lost = self._live[actor_id] - set(writing)
+        stands = any(self._disk.turns[turn_id].state == TurnState.SUSPENDED for turn_id in self._live[actor_id])
+        return set() if stands else lost
 
     def _check_deadline(self, node: Node, turn: OpenTurn) -> None:
         """Check that a turn that stands on a time stands until that time: no nudge, and no restart, moves it."""
@@ -324,7 +338,10 @@ class Oracles:
         stored = self._disk.turns.get(turn.row.turn_id)
         if not turn.committed or stored is None or stored.version != turn.row.version:
             return True
-        return bool(node.tasks) and agent.current is turn and turn.task is None
+        if turn.moving:
+            return True
+        reread = agent.current is turn or turn.broken is not None
+        return bool(node.tasks) and reread and turn.task is None
 
     def _complain(self, agent: SessionAgent, turn: OpenTurn) -> NoReturn:
         where = f"{agent.address}: turn {turn.row.turn_id} is {turn.row.state}"
@@ -334,4 +351,6 @@ class Oracles:
 
 
 def _armed(turn: OpenTurn, now_s: float) -> bool:
+    if turn.row.state is TurnState.SUSPENDED:
+        return turn.row.due_at is not None  # the alarm has no timer for each
     return turn.timer is not None and not turn.timer.cancelled() and turn.timer.when() >= now_s

@@ -73,7 +73,7 @@ class Acknowledged(msgspec.Struct, frozen=True, tag=True):
     session: str
     agent: str
     key: str
-    turn_id: int
+    receipt_id: int
 
     @property
     def address(self) -> Address:
@@ -232,7 +232,7 @@ class ProcessWorld(World):
 
     def acknowledged(self, receipt: Receipt) -> None:
         """Note that a client has this receipt, at the moment at which it has."""
-        self._told.append(Acknowledged(*receipt.address, receipt.key, receipt.turn_id), sync=False)
+        self._told.append(Acknowledged(*receipt.address, receipt.key, receipt.receipt_id), sync=False)
 
     def delivered(self, result: Result) -> None:
         """Note that a client has this deliverable, at the moment at which it has."""
@@ -265,23 +265,28 @@ def check(folder: Path, *, repeatable: Sequence[str] = (), ended: bool = True) -
 
 def _check_told(reader: Reader, told: Sequence[Told], *, ended: bool) -> Iterator[Violation]:
     """Compare the store with what its clients were told."""
-    stored = {
-        (session.address, turn.receipt.key, turn.row.turn_id)
+    leads_to = {
+        (session.address, receipt.key, receipt.receipt_id): receipt.turn_id
         for session in list(reader.sessions())  # read to the end: a cursor must not outlive its connection
         for turn in reader.turns(session.actor_id)
-        if turn.receipt is not None
+        for receipt in (turn.receipt, *reader.joined(turn.row.turn_id))
+        if receipt is not None
     }
     for line in dict.fromkeys(told):
-        found = reader.deliverable(line.turn_id)
-        delivered = Delivered(found.turn_id, found.outcome, found.body.hex()) if found is not None else None
+        if isinstance(line, Acknowledged):
+            turn_id = leads_to.get((line.address, line.key, line.receipt_id), 0)
+        else:
+            turn_id = line.turn_id
+        found = reader.deliverable(turn_id)
+        delivered = (found.outcome, found.body) if found is not None else None
         match line:
-            case Acknowledged() if (line.address, line.key, line.turn_id) not in stored:
-                yield Violation(STAYS, f"{line.address} {line.key}", f"is not in the store as turn {line.turn_id}")
+            case Acknowledged() if not turn_id:
+                yield Violation(STAYS, f"{line.address} {line.key}", f"receipt {line.receipt_id} is not in the store")
             case Acknowledged() if ended and delivered is None:
-                yield Violation(ENDS, f"turn {line.turn_id}", f"{line.address} {line.key} has no deliverable")
+                yield Violation(ENDS, f"turn {turn_id}", f"{line.address} {line.key} has no deliverable")
             case Delivered() if delivered is None:
                 yield Violation(STAYS, f"turn {line.turn_id}", "its deliverable, which a client has, is not there")
-            case Delivered() if delivered != line:
+            case Delivered() if delivered != (line.outcome, bytes.fromhex(line.body)):
                 yield Violation(STAYS, f"turn {line.turn_id}", "its deliverable is not the one that a client has")
             case _:
                 pass

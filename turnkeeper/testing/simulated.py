@@ -79,7 +79,7 @@ class SimulatedWorld(World):
         self._trouble = Trouble(self.faults, seed)
         self._oracles = Oracles(self.disk)
         self._effects: Counter[str] = Counter()
-        self._receipts: dict[int, tuple[Address, str]] = {}
+        self._receipts: dict[int, tuple[Address, str, int]] = {}
         self._latest: dict[tuple[Address, str], int] = {}
         self._bodies: dict[int, bytes] = {}
         self._runtimes: list[WatchedRuntime] = []
@@ -132,14 +132,14 @@ class SimulatedWorld(World):
     def acknowledged(self, receipt: Receipt) -> None:
         """Remember a receipt, and check it against what clients were told before."""
         of = receipt.address, receipt.key
-        self._receipts[receipt.turn_id] = of
-        before = self._latest.setdefault(of, receipt.turn_id)
-        if before == receipt.turn_id:
+        self._receipts[receipt.receipt_id] = (*of, receipt.turn_id)
+        before = self._latest.setdefault(of, receipt.receipt_id)
+        if before == receipt.receipt_id:
             return
-        self._latest[of] = receipt.turn_id
+        self._latest[of] = receipt.receipt_id
         known = self.disk.receipts.get(before)
         if before not in self.disk.pruned and (known is None or not known.retired):  # or its time to live was over
-            said = f"{receipt.address} {receipt.key} was turn {before}, and is turn {receipt.turn_id} now"
+            said = f"{receipt.address} {receipt.key} was receipt {before}, and is receipt {receipt.receipt_id} now"
             self.report(Violated("one receipt a key", said))
 
     def delivered(self, result: Result) -> None:
@@ -237,7 +237,7 @@ class SimulatedWorld(World):
                 with self._asked():
                     self._oracles.writer_writes(node, busy=busy)
                     self._oracles.lease_holds(node, troubled_s)
-                    self._oracles.time_passes(node, runtime, writing)
+                    self._oracles.time_passes(node, runtime, writing, self.now_s if busy else troubled_s)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -333,12 +333,13 @@ class SimulatedWorld(World):
         rows = self.disk.rows()
         for found in chain(check_rows(rows, tally), check_noted(rows)):
             raise Violated(found.rule, f"{found.where} {found.what}")
-        for turn_id, (address, key) in self._receipts.items():
-            if turn_id in self.disk.pruned:
+        for number, (address, key, turn_id) in self._receipts.items():
+            if {number, turn_id} & self.disk.pruned.keys():
                 continue
-            receipt = self.disk.receipts.get(turn_id)
+            receipt = self.disk.receipts.get(number)
             if receipt is None or receipt.key != key or self.disk.actors[receipt.actor_id] != address:
-                raise Violated("what was acknowledged is never lost", f"{address} {key}: turn {turn_id} is not stored")
+                said = f"{address} {key}: receipt {number} is not stored"
+                raise Violated("what was acknowledged is never lost", said)
         for turn_id, body in self._bodies.items():
             if turn_id in self.disk.pruned:
                 continue

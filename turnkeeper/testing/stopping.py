@@ -10,7 +10,7 @@ from turnkeeper.kernel.errors import TurnkeeperError
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Happening, LiveTurn, Marks, Points, Store
 from turnkeeper.kernel.receipt import ReceiptRow
-from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.records import Deliverable, Record, StateSet
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
@@ -43,13 +43,14 @@ class KillAt:
 class PointedStore:
     """A store that says when a commit begins and when it stands: `commit.before` and `commit.after`."""
 
-    __slots__ = ("_points", "_store", "path")
+    __slots__ = ("_points", "_store", "path", "waiting")
 
     def __init__(self, store: Store, points: Points) -> None:
         """Stand before a store."""
         self._store = store
         self._points = points
         self.path = store.path
+        self.waiting = store.waiting
 
     async def open(self) -> Marks:
         """See `Store.open`."""
@@ -70,6 +71,14 @@ class PointedStore:
         """See `Store.live_turns`."""
         return await self._store.live_turns()
 
+    async def awake_turns(self) -> list[LiveTurn]:
+        """See `Store.awake_turns`."""
+        return await self._store.awake_turns()
+
+    async def live_turns_of(self, actor_id: int) -> list[LiveTurn]:
+        """See `Store.live_turns_of`."""
+        return await self._store.live_turns_of(actor_id)
+
     async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
         """See `Store.live_turns_after`."""
         return await self._store.live_turns_after(actor_id, turn_id, limit)
@@ -89,6 +98,10 @@ class PointedStore:
     async def edges(self, turn_id: int) -> list[Edge]:
         """See `Store.edges`."""
         return await self._store.edges(turn_id)
+
+    async def state(self, actor_id: int) -> StateSet | None:
+        """See `Store.state`."""
+        return await self._store.state(actor_id)
 
     async def happened(self, since: int, limit: int) -> list[Happening]:
         """Return committed edges after an offset."""

@@ -23,7 +23,8 @@ class _WatchedReceipt(Receipt):
     __slots__ = ("_world",)
 
     def __init__(self, world: World, of: Receipt) -> None:
-        super().__init__(of._node, of.address, of.key, of.turn_id, of._turn, duplicate=of.duplicate)
+        joined = of.receipt_id, of.arrived
+        super().__init__(of._node, of.address, of.key, of.turn_id, of._turn, *joined, duplicate=of.duplicate)
         self._world = world
 
     async def deliverable(self) -> Result:
@@ -86,11 +87,9 @@ class WatchedRuntime(Runtime):
         super()._given_up(ended)
         self.world.kill()
 
-    async def tell(
-        self, session_id: str, agent_id: str, payload: Any, *, key: str | None = None, tenant: str = ""
-    ) -> Receipt:
+    async def tell(self, session_id: str, agent_id: str, payload: Any, **options: Any) -> Receipt:
         """Accept an inbound; see `Runtime.tell`. The world remembers the receipt."""
-        receipt = await super().tell(session_id, agent_id, payload, key=key, tenant=tenant)
+        receipt = await super().tell(session_id, agent_id, payload, **options)
         self.world.acknowledged(receipt)
         return _WatchedReceipt(self.world, receipt)
 

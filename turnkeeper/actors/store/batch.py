@@ -27,6 +27,7 @@ from turnkeeper.kernel.errors import (
     VersionConflict,
 )
 from turnkeeper.kernel.records import Record
+from turnkeeper.kernel.refusal import CAREFUL_BATCHES, may_be_followed
 
 __all__ = ["ORDER", "BatchConnection", "statement_name"]
 
@@ -38,14 +39,21 @@ ORDER: Final[tuple[type[Record], ...]] = (
     records.ReceiptRetired,  # frees the key
     records.TurnInserted,
     records.ReceiptAccepted,
+    records.ReceiptMoved,  # behind the turn that it moves to
     records.TurnAcquired,
+    records.WaitStood,  # behind the moves: a turn has waits only while it is suspended
     records.EdgeAppended,  # after the moves: an edge is fenced by the epoch its own commit point leads to
     records.EdgeAppendedLate,
     records.ReceiptSeen,
     records.NodeBeat,
     records.NodeStopped,
+    records.SignalRetired,  # frees the key
+    records.SignalSent,
+    records.SignalTaken,
+    records.HandedOff,
     records.DesiredSet,
     records.ChildNoted,
+    records.StateSet,  # after the end of its turn, which it needs
 )
 """The order of kinds within a batch; within a kind, rows keep the order of their commit points."""
 
@@ -76,6 +84,9 @@ def statement_name(kind: type[Record]) -> str:
 _STATEMENTS: Final[Mapping[type[Record], str]] = MappingProxyType(
     {kind: queries()[statement_name(kind)] for kind in ORDER}
 )
+_CAREFUL: Final[Mapping[type[Record], str]] = MappingProxyType(
+    {**_STATEMENTS, records.EdgeAppended: queries()["edge_appended_behind"]}
+)
 _PLACE: Final[Mapping[type[Record], int]] = MappingProxyType({kind: place for place, kind in enumerate(ORDER)})
 
 
@@ -84,6 +95,8 @@ class BatchConnection(sqlite3.Connection):
 
     staged: deque[Callable[["BatchConnection"], None]]
     rejected: Mapping[int, TurnkeeperError] = MappingProxyType({})
+    pruned: int = 0
+    careful: int = 0  # batches that may hold what was submitted on top of a refused edge
 
     def prepare(self) -> None:
         """Begin with nothing staged; give the statements the kernel's function that they call."""
@@ -107,11 +120,20 @@ class BatchConnection(sqlite3.Connection):
                 self.rollback()
 
     def write(self, points: Sequence[Sequence[Record]]) -> None:
-        """Write commit points in one transaction; `rejected` says which were refused, and why."""
-        self.rejected = {} if self._write_together(points) else self._write_one_by_one(points)
+        """Write commit points in one transaction; `rejected` says which were refused, and why.
 
-    def prune(self, turn_ids: Sequence[int]) -> None:
-        """Delete turns that are over, with all that is theirs, in one transaction.
+        Whoever wrote an edge that is refused may have submitted more on top of it before hearing that. It must not
+        stand behind a gap, so in as many batches as may wait then each edge is looked at twice.
+        """
+        statements = _CAREFUL if self.careful else _STATEMENTS
+        self.rejected = {} if self._write_together(points, statements) else self._write_one_by_one(points)
+        followed = any(may_be_followed(points[number]) for number in self.rejected)
+        self.careful = CAREFUL_BATCHES if followed else max(0, self.careful - 1)
+
+    def prune(self, turn_ids: Sequence[int], now: float) -> None:
+        """Delete turns that are over, with all that is theirs, and signals that are, in one transaction.
+
+        `pruned` says how many turns have gone: not those on which another one has come to stand.
 
         What goes together is said by triggers. Foreign keys rest meanwhile: for every turn that goes, SQLite would
         search all turns and receipts for references to it, without an index.
@@ -119,14 +141,16 @@ class BatchConnection(sqlite3.Connection):
         self.execute("PRAGMA foreign_keys = OFF")
         try:
             self.execute("BEGIN IMMEDIATE")
-            self.executemany(queries()["turn_pruned"], [(turn_id,) for turn_id in turn_ids])
+            gone = self.executemany(queries()["turn_pruned"], [(turn_id,) for turn_id in turn_ids]).rowcount
+            self.execute(queries()["signals_pruned"], (now,))
             self.execute("COMMIT")
+            self.pruned = max(gone, 0)
         finally:
             if self.in_transaction:
                 self.rollback()
             self.execute("PRAGMA foreign_keys = ON")
 
-    def _write_together(self, points: Sequence[Sequence[Record]]) -> bool:
+    def _write_together(self, points: Sequence[Sequence[Record]], statements: Mapping[type[Record], str]) -> bool:
         """Write all points, one `executemany` a kind; False, and nothing written, if any is to be refused."""
         rows: list[list[tuple[object, ...]]] = [[] for _ in ORDER]
         blobs: list[_Blob] = []
@@ -141,7 +165,7 @@ class BatchConnection(sqlite3.Connection):
             if blobs:
                 self.executemany(_BLOB, blobs)
             for kind, of_kind in zip(ORDER, rows, strict=True):
-                if of_kind and self.executemany(_STATEMENTS[kind], of_kind).rowcount != len(of_kind):
+                if of_kind and self.executemany(statements[kind], of_kind).rowcount != len(of_kind):
                     self.rollback()  # somebody's guard said no
                     return False
             self.execute("COMMIT")
@@ -170,7 +194,7 @@ class BatchConnection(sqlite3.Connection):
             record = _spilled(record, blobs)  # noqa: PLW2901 - the same record, as its row holds it
             try:
                 self.executemany(_BLOB, blobs)
-                if self.execute(_STATEMENTS[type(record)], msgspec.structs.astuple(record)).rowcount != 1:
+                if self.execute(_CAREFUL[type(record)], msgspec.structs.astuple(record)).rowcount != 1:
                     return _refusal(record, None)
             except _GUILTY as error:
                 if isinstance(record, records.TurnAcquired) and _unique(error):
@@ -210,25 +234,46 @@ def _unique(error: Exception | None) -> bool:
     return isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error)
 
 
-def _refusal(record: Record, error: Exception | None) -> TurnkeeperError:  # noqa: PLR0911 - one line a case
+def _refusal(record: Record, error: Exception | None) -> TurnkeeperError:
     """Return what a refused row means to the one who wrote it: `error` is None where a guard said no."""
-    unique = _unique(error)
+    if isinstance(record, records.ReceiptSeen | records.ReceiptRetired):
+        return VersionConflict(record.receipt_id, 0)
+    known = _taken(record) if _unique(error) else _guarded(record) if error is None else None
+    why = error or "its guard said no"
+    return known or StorageFailed("store", f"{statement_name(type(record))} was refused: {why}")
+
+
+def _taken(record: Record) -> TurnkeeperError | None:
+    """Return what it means that another row has the place already."""
     match record:
-        case records.ReceiptAccepted(key=key) if unique:
+        case records.ReceiptAccepted(key=key) | records.SignalSent(key=key):
             return KeyTaken(key)
-        case records.TurnInserted(actor_id=actor_id) if unique:
+        case records.TurnInserted(actor_id=actor_id):
             return LeaseHeld(actor_id)
-        case records.Deliverable(turn_id=turn_id) if unique:
+        case records.Deliverable(turn_id=turn_id):
             return DeliverableRecorded(turn_id)
-        case records.EdgeAppended(turn_id=turn_id, ordinal=ordinal) if unique:
+        case records.EdgeAppended(turn_id=turn_id, ordinal=ordinal):
             return VersionConflict(turn_id, ordinal)
-        case records.TurnReleased() | records.TurnAcquired() if error is None:
-            return StaleEpoch(record.turn_id, record.epoch_before)
-        case records.EdgeAppended() if error is None:
-            return StaleEpoch(record.turn_id, record.fence)
-        case records.EdgeAppendedLate(turn_id=turn_id) if error is None:
-            return TurnNotFound(turn_id)
-        case records.ReceiptSeen(receipt_id=receipt_id) | records.ReceiptRetired(receipt_id=receipt_id):
-            return VersionConflict(receipt_id, 0)
         case _:
-            return StorageFailed("store", f"{statement_name(type(record))} was refused: {error}")
+            return None
+
+
+def _guarded(record: Record) -> TurnkeeperError | None:
+    """Return what it means that the statement's own condition did not hold."""
+    match record:
+        case records.TurnReleased() | records.TurnAcquired():
+            return StaleEpoch(record.turn_id, record.epoch_before)
+        case records.EdgeAppended(turn_id=turn_id, fence=fence):
+            return StaleEpoch(turn_id, fence)
+        case records.EdgeAppendedLate(turn_id=turn_id):
+            return TurnNotFound(turn_id)
+        case records.WaitStood(turn_id=turn_id, version=version):
+            return VersionConflict(turn_id, version)
+        case (
+            records.ReceiptMoved(receipt_id=number)
+            | records.SignalTaken(signal_id=number)
+            | records.SignalRetired(signal_id=number)
+        ):
+            return VersionConflict(number, 0)
+        case _:
+            return None

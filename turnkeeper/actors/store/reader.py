@@ -14,10 +14,11 @@ from turnkeeper.kernel.errors import StorageFailed
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Happening
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
-from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import AgentRow, NumberedEdge, SessionRow, StoredTurn
+from turnkeeper.kernel.records import Deliverable, SignalSent, StateSet
+from turnkeeper.kernel.rows import AgentRow, NumberedEdge, SessionRow, SignalRow, StoredTurn
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TurnRow
+from turnkeeper.kernel.wait import OpenWait
 
 __all__ = ["Reader"]
 
@@ -109,9 +110,30 @@ class Reader:
         """Return the ids of an actor's live turns, in the order of acceptance."""
         return [turn_id for (turn_id,) in self._rows("live_turn_ids_of", actor_id)]
 
-    def suspended(self) -> list[int]:
-        """Return the ids of the suspended turns, in the order of acceptance."""
-        return [turn_id for (turn_id,) in self._rows("suspended_turn_ids")]
+    def running(self) -> list[int]:
+        """Return the ids of the running turns, in the order of acceptance."""
+        return [turn_id for (turn_id,) in self._rows("running_turn_ids")]
+
+    def waits(
+        self,
+        kind: str,
+        after: tuple[int, int],
+        limit: int,
+        *,
+        tenant: str | None = None,
+        session_id: str | None = None,
+    ) -> list[tuple[int, int]]:
+        """Return waits of a kind on which suspended turns stand; see `kernel.rows.Rows`."""
+        return list(self._rows("waits_of_kind", kind, *after, tenant, session_id, limit))
+
+    def stands(self, turn_id: int) -> list[OpenWait]:
+        """Return what a turn stands on, by the places of its steps."""
+        return [OpenWait(*row[:4]) for row in self._rows("waits_of", turn_id)]
+
+    def signals(self) -> Iterator[SignalRow]:
+        """Yield every signal, in the order in which they were sent."""
+        for row in self._rows("signals"):
+            yield SignalRow(SignalSent(*row[:-2]), row[-2], retired=bool(row[-1]))
 
     def duplicated(self) -> list[int]:
         """Return the ids of the turns whose inbound came more than once, in the order of acceptance."""
@@ -128,6 +150,14 @@ class Reader:
     def deliverable(self, turn_id: int) -> Deliverable | None:
         """Return a turn's deliverable."""
         return next((Deliverable(*row) for row in self._rows("deliverable_of", turn_id)), None)
+
+    def joined(self, turn_id: int) -> list[ReceiptRow]:
+        """Return the receipts of the messages that have joined a turn, in the order of acceptance."""
+        return [_receipt(row) for row in self._rows("joined_receipts", turn_id)]
+
+    def state(self, actor_id: int) -> StateSet | None:
+        """Return what an actor remembers."""
+        return next((StateSet(*row) for row in self._rows("state_of", actor_id)), None)
 
     def happened(self, since: int, limit: int) -> list[Happening]:
         """Return at most `limit` committed edges after an offset; see `Store.happened`."""
@@ -184,5 +214,8 @@ def _stored(row: Sequence[Any]) -> StoredTurn:
     if receipt[0] is None:
         return StoredTurn(TurnRow(*turn), sealed, None)
     state = STATE_OF.get(turn[2], turn[2])  # a state that nobody knows is shown as it is
-    found = ReceiptRow(*[*receipt[:5], state, *receipt[5:9], bool(receipt[9])])
-    return StoredTurn(TurnRow(*turn), sealed, found)
+    return StoredTurn(TurnRow(*turn), sealed, _receipt([*receipt[:5], state, *receipt[5:]]))
+
+
+def _receipt(row: Sequence[Any]) -> ReceiptRow:
+    return ReceiptRow(*[*row[:11], bool(row[11])])

@@ -13,12 +13,13 @@ from turnkeeper.actors.store.file import UNREADABLE, check_file, explained, migr
 from turnkeeper.actors.store.lock import OwnerLock
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.actors.store.sql import queries
+from turnkeeper.actors.store.waiting import SqliteWaiting
 from turnkeeper.kernel.edge import Edge, EdgeKind
 from turnkeeper.kernel.errors import StorageFailed, TurnkeeperError
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
 from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState
-from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.records import Deliverable, Record, StateSet
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.supervision.noted import ChildEvent, ChildEventKind, DesiredRow
@@ -58,6 +59,7 @@ class SqliteStore:
         self._raw: list[BatchConnection] = []
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
+        self.waiting = SqliteWaiting(self._read)
 
     async def open(self) -> Marks:
         """Take the owner lock, check the file, migrate it, connect.
@@ -95,7 +97,7 @@ class SqliteStore:
     async def prune(self, ended_before: float, now: float, limit: int) -> int:
         """Delete turns that are over, in one transaction and one thread hop; see `Store.prune`.
 
-        Which ones is found out beside the writer: what may go once may go for ever.
+        Which ones is found out beside the writer: what may go once may go for ever, or until a turn stands on it.
         """
 
         def chosen() -> list[int]:
@@ -103,9 +105,7 @@ class SqliteStore:
                 return rows.prunable(ended_before, now, limit)
 
         turn_ids = await asyncio.to_thread(chosen)
-        if turn_ids:
-            await self._do(lambda raw: raw.prune(turn_ids))
-        return len(turn_ids)
+        return (await self._do(lambda raw: raw.prune(turn_ids, now))).pruned
 
     async def _do(self, work: Callable[[BatchConnection], None]) -> BatchConnection:
         """Do something on the writing connection, in one hop to its thread."""
@@ -122,6 +122,14 @@ class SqliteStore:
     async def live_turns(self) -> list[LiveTurn]:
         """Return every live turn, in the order of acceptance."""
         return [_live(row) for row in await self._read("live_turns")]
+
+    async def awake_turns(self) -> list[LiveTurn]:
+        """Return the live turns of the actors that have no suspended one."""
+        return [_live(row) for row in await self._read("awake_turns")]
+
+    async def live_turns_of(self, actor_id: int) -> list[LiveTurn]:
+        """Return an actor's live turns."""
+        return [_live(row) for row in await self._read("live_turns_of", actor_id)]
 
     async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
         """Return live turns behind a place in the order of actors and turns."""
@@ -152,6 +160,12 @@ class SqliteStore:
         """Return a turn's deliverable once it has one."""
         for row in await self._read("deliverable_of", turn_id):
             return Deliverable(*row)
+        return None
+
+    async def state(self, actor_id: int) -> StateSet | None:
+        """Return what an actor remembers."""
+        for row in await self._read("state_of", actor_id):
+            return StateSet(*row)
         return None
 
     async def happened(self, since: int, limit: int) -> list[Happening]:

@@ -8,11 +8,11 @@ TurnkeeperError
 |   |-- TurnNotFound, IllegalTransition, TurnTerminal, DeliverableRecorded, TurnUnsuccessful
 |   |-- StaleEpoch, VersionConflict, LeaseExpired, LeaseHeld
 |   |-- VersionGone
-|   `-- StepLimitExceeded, DeadlineExceeded, RecursionDepthExceeded, Quarantined
+|   `-- StepLimitExceeded, DeadlineExceeded, RecursionDepthExceeded, FanOutExceeded, Quarantined
 |-- StepError                  a step has no good result
 |   `-- StepFailed, ToolTimedOut, EffectInDoubt, ReplayDivergence, ContractChanged
 |-- WaitError                  a wait was answered wrongly, or would never end
-|   `-- WaitTokenInvalid, Deadlock
+|   `-- WaitTokenInvalid, WaitExpired, ApprovalDenied, HandoffRefused, Deadlock
 |-- CoordinationError          the coordinator refuses
 |   `-- ClaimDenied, StaleClaim, NotOwner, UnknownEvent
 |-- DoorError                  another process asked the runtime, and got no value
@@ -84,6 +84,7 @@ from turnkeeper.kernel.errors.supervision import (
 from turnkeeper.kernel.errors.turn import (
     DeadlineExceeded,
     DeliverableRecorded,
+    FanOutExceeded,
     IllegalTransition,
     LeaseExpired,
     LeaseHeld,
@@ -98,13 +99,17 @@ from turnkeeper.kernel.errors.turn import (
     VersionGone,
 )
 from turnkeeper.kernel.errors.wait import (
+    ApprovalDenied,
     Deadlock,
+    HandoffRefused,
+    WaitExpired,
     WaitTokenInvalid,
 )
 
 __all__ = [
     "ActorBusy",
     "ActorStopped",
+    "ApprovalDenied",
     "ChildNotStarted",
     "ChildNotWanted",
     "ChildQuarantined",
@@ -120,6 +125,8 @@ __all__ = [
     "DoorRefused",
     "DoorSilent",
     "EffectInDoubt",
+    "FanOutExceeded",
+    "HandoffRefused",
     "IdempotencyConflict",
     "IllegalTransition",
     "InvalidName",
@@ -164,5 +171,6 @@ __all__ = [
     "VersionConflict",
     "VersionGone",
     "WaitError",
+    "WaitExpired",
     "WaitTokenInvalid",
 ]

@@ -37,11 +37,12 @@ class InvalidName(Refused):
 
 @dataclass(eq=False)
 class MailboxFull(Refused):
-    """The mailbox has reached its limit. Nothing was accepted: slow down and send again."""
+    """The mailbox has reached its limit. Nothing was accepted: slow down and send again. `what` it is full of."""
 
     mailbox: str
     mailbox_len_max: int
-    says = "the mailbox of {mailbox} holds its limit of {mailbox_len_max} letters; send again later"
+    what: str = "letters"
+    says = "the mailbox of {mailbox} holds its limit of {mailbox_len_max} {what}; send again later"
 
 
 @dataclass(eq=False)
@@ -68,11 +69,15 @@ class ShuttingDown(Refused):
 
 @dataclass(eq=False)
 class IdempotencyConflict(Refused):
-    """The key was used for another payload. Nothing was written: use a new key for new content."""
+    """The key was used for another payload. Nothing was written: use a new key for new content.
+
+    `turn_id` is the number of what it stands for: a turn or, where `what` says so, a signal.
+    """
 
     key: str
     turn_id: int
-    says = "key {key!r} already stands for another payload (turn {turn_id}); use a new key"
+    what: str = "turn"
+    says = "key {key!r} already stands for another payload ({what} {turn_id}); use a new key"
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ from turnkeeper.kernel.errors.base import TurnError
 __all__ = [
     "DeadlineExceeded",
     "DeliverableRecorded",
+    "FanOutExceeded",
     "IllegalTransition",
     "LeaseExpired",
     "LeaseHeld",
@@ -125,7 +126,16 @@ class RecursionDepthExceeded(TurnError):
 
     turn_id: int
     depth_max: int
-    says = "turn {turn_id} nests deeper than {depth_max}"
+    says = "turn {turn_id} nests deeper than its limit of {depth_max}; the setting is depth_max"
+
+
+@dataclass(eq=False)
+class FanOutExceeded(TurnError):
+    """The turn has as many open child turns as the setting `children_max` allows; nothing was sent."""
+
+    turn_id: int
+    children_max: int
+    says = "turn {turn_id} waits for its limit of {children_max} child turns; the setting is children_max"
 
 
 @dataclass(eq=False)

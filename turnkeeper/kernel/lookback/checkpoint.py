@@ -5,11 +5,14 @@ from typing import Any, Final
 
 import msgspec
 
-from turnkeeper.kernel.edge import ANYTIME, EdgeKind, Failure, Inbound, Suspended
+from turnkeeper.kernel.edge import ANYTIME, EdgeKind, Failure
+from turnkeeper.kernel.joining import coalesced_of
 from turnkeeper.kernel.lookback.past import Past, past_of, readable
+from turnkeeper.kernel.lookback.waits import WAIT, WAITING, answer_of
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.step import StepRecord, StepStatus
 from turnkeeper.kernel.turn import TERMINAL_KINDS, TurnState
+from turnkeeper.kernel.wait import WaitKind
 
 __all__ = [
     "DOUBTS_MAX",
@@ -26,7 +29,11 @@ __all__ = [
 
 
 class CheckpointStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step as recorded. Values are decoded; times are wall time, s; `failures` counts the calls that failed."""
+    """A step as recorded. Values are decoded; times are wall time, s; `failures` counts the calls that failed.
+
+    Of a wait, which nothing calls, the effect is `wait`, the status `waiting` until it has its answer, and the result
+    that answer: its outcome, when it came, by whom and why, and its value.
+    """
 
     issued: int
     step: str
@@ -165,7 +172,7 @@ def _checkpoint(past: Past) -> Checkpoint:
         created_at=past.edges[0].at,
         updated_at=next(edge.at for edge in reversed(past.edges) if edge.kind not in ANYTIME),
         steps=steps,
-        messages=_messages(past.inbound, steps, end, past.ended),
+        messages=_messages(past, steps, end),
         doubt=_doubt(past),
         due_at=row.due_at,
         forked_from=past.inbound.forked_from,
@@ -181,24 +188,20 @@ def doubts(rows: Rows, limit: int = DOUBTS_MAX) -> list[Doubt]:
         StorageFailed: what is stored of a turn cannot be read.
     """
     found: list[Doubt] = []
-    for turn_id in rows.suspended():
+    for turn_id, _ in rows.waits(WaitKind.DOUBT._value_, (-1, -1), limit):
         past = past_of(rows, turn_id)
         with readable(f"turn {turn_id}"):
             doubt = _doubt(past)
         if doubt is not None:
             found.append(doubt)
-        if len(found) >= limit:
-            break
     return found
 
 
 def _doubt(past: Past) -> Doubt | None:
     """Return the doubt that a turn stands on now."""
-    wait = next((detail for detail in reversed(past.details) if isinstance(detail, Suspended)), None)
-    if past.row.state != TurnState.SUSPENDED or wait is None or wait.step is None:
-        return None
-    step, address = past.steps.get(wait.step), past.address
-    if step is None:
+    wait, address = past.in_doubt, past.address
+    step = past.steps.get(wait.step) if wait is not None and wait.step is not None else None
+    if wait is None or step is None:
         return None
     return Doubt(
         turn_id=past.row.turn_id,
@@ -216,15 +219,16 @@ def _doubt(past: Past) -> Doubt | None:
 
 
 def _step(step: StepRecord) -> CheckpointStep:
+    answered = step.wait is not None and step.result
     return CheckpointStep(
         issued=step.issued,
         step=str(step.name),
         tool=step.name.name,
         call_key=step.name.call_key,
-        effect=step.effect,
-        status=str(step.status),
+        effect=WAIT if step.wait is not None else step.effect,
+        status=WAITING if step.open else str(step.status),
         arguments=_value(step.arguments),
-        result=_value(step.result),
+        result=answer_of(step) if answered else _value(step.result),
         error=step.failure,
         idempotency_key=step.idempotency_key,
         failures=step.failures,
@@ -234,15 +238,16 @@ def _step(step: StepRecord) -> CheckpointStep:
     )
 
 
-def _messages(inbound: Inbound, steps: list[CheckpointStep], end: Any, ended: bool) -> list[Message]:
-    said = [Message("user", msgspec.msgpack.decode(inbound.payload))]
+def _messages(past: Past, steps: list[CheckpointStep], end: Any) -> list[Message]:
+    payloads = [bytes(past.inbound.payload), *coalesced_of(past.edges)]
+    said = [Message("user", msgspec.msgpack.decode(payload)) for payload in payloads]
     for step in steps:
         said.append(Message("call", step.arguments, step.step))
         if step.status == StepStatus.SUCCEEDED:
             said.append(Message("tool", step.result, step.step))
         elif step.error is not None:
             said.append(Message("tool", step.error, step.step))
-    return [*said, Message("assistant", end)] if ended else said
+    return [*said, Message("assistant", end)] if past.ended else said
 
 
 def _value(encoded: bytes) -> Any:

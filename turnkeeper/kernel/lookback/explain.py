@@ -10,10 +10,11 @@ from turnkeeper.kernel.lookback.checkpoint import Doubt, checkpoint
 from turnkeeper.kernel.lookback.past import Past, call_of, error_of, listed, past_of, readable, span
 from turnkeeper.kernel.lookback.standing import Standing, ahead_of, standing
 from turnkeeper.kernel.lookback.story import Happening, story
+from turnkeeper.kernel.lookback.waits import answering
 from turnkeeper.kernel.receipt import FRESH_KEY
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.step import Effect, StepDecision, StepRecord, StepStatus, decide
-from turnkeeper.kernel.turn import TurnRow, TurnState
+from turnkeeper.kernel.turn import TurnState
 
 __all__ = ["Explanation", "Happening", "Rerun", "explain", "resolving"]
 
@@ -26,11 +27,15 @@ _RETRYING_MAX: Final = 3
 
 
 class Rerun(msgspec.Struct, frozen=True, kw_only=True):
-    """What a turn's recorded steps would do, ran its handler again from the top: the steps' names, in issue order."""
+    """What a turn's recorded steps would do, ran its handler again from the top: the steps' names, in issue order.
+
+    `waiting` are waits without an answer: their turn would stand on them again.
+    """
 
     answered: list[str]
     run: list[str]
     in_doubt: list[str]
+    waiting: list[str] = []
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +143,7 @@ def _next(past: Past, stands: Standing, doubt: Doubt | None, now: float) -> Iter
         case TurnState.RUNNING:
             yield from _after_running(past, stands, now)
         case TurnState.SUSPENDED:
-            yield from _after_suspended(past.row, doubt, now)
+            yield from _after_suspended(past, doubt, now)
         case TurnState.QUEUED:
             yield from _after_queued(past, stands, now)
         case _:
@@ -165,8 +170,16 @@ def _when(at: float, now: float) -> str:
     return f"in {span(at - now)}" if at > now else "now"
 
 
-def _after_suspended(row: TurnRow, doubt: Doubt | None, now: float) -> Iterator[str]:
-    left = (row.due_at or 0.0) - now
+def _after_suspended(past: Past, doubt: Doubt | None, now: float) -> Iterator[str]:
+    left = (past.row.due_at or 0.0) - now
+    stands = list(past.stands())
+    waits = (stand.wait for stand in stands)
+    for command in filter(None, (answering(wait.kind, wait.token, wait.digest.hex()) for wait in waits)):
+        yield f"somebody answers: {command}"
+    if doubt is None and stands:
+        when = f"in {span(left)} at the latest" if left > 0 else "now, because its time is over"
+        yield f"its handler goes on once one of them has its answer, and {when}"
+        return
     if doubt is None:
         yield (
             f"unanswered, it fails in {span(left)} with DeadlineExceeded" if left > 0 else "it fails: DeadlineExceeded"
@@ -217,6 +230,7 @@ def _from_its_top(rerun: Rerun, doubt: Doubt | None) -> Iterator[str]:
     parts = [
         f"{listed(rerun.answered)} answered from the record" if rerun.answered else "",
         f"{listed(rerun.run)} run again" if rerun.run else "",
+        f"{listed(rerun.waiting)} waited for still" if rerun.waiting else "",
         f"{listed(in_doubt)} in doubt, so its tool's on_doubt decides (ask, unless it says else)" if in_doubt else "",
     ]
     if any(parts):
@@ -224,11 +238,12 @@ def _from_its_top(rerun: Rerun, doubt: Doubt | None) -> Iterator[str]:
 
 
 def _rerun(past: Past) -> Rerun:
-    decided = [(str(step.name), _decided(step)) for step in past.steps.values()]
+    decided = [(str(step.name), _decided(step)) for step in past.steps.values() if not step.open]
     return Rerun(
         answered=[name for name, how in decided if how in {StepDecision.ANSWER, StepDecision.RAISE}],
         run=[name for name, how in decided if how is StepDecision.RUN],
         in_doubt=[name for name, how in decided if how is StepDecision.DOUBT],
+        waiting=[str(step.name) for step in past.steps.values() if step.open],
     )
 
 

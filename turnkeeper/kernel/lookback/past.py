@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from turnkeeper.kernel.edge import Detail, Edge, Failure, Inbound, decode_detail
+from turnkeeper.kernel.edge import Detail, Edge, Failure, Inbound, StepIntent, Suspended, Wait, decode_detail
 from turnkeeper.kernel.errors import StorageFailed, TurnNotFound
 from turnkeeper.kernel.names import Address, StepName
 from turnkeeper.kernel.receipt import FRESH_KEY, ReceiptRow
@@ -16,7 +16,7 @@ from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.step import StepRecord, fold_steps, version_of
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
 
-__all__ = ["Past", "call_of", "cut", "error_of", "listed", "past_of", "readable", "span", "under"]
+__all__ = ["Past", "Stand", "call_of", "cut", "error_of", "listed", "past_of", "readable", "span", "under"]
 
 _DAMAGE: Final = (
     msgspec.MsgspecError,
@@ -36,6 +36,14 @@ _ERROR_LEN_MAX: Final = 600
 _LISTED_MAX: Final = 6
 """Names in a sentence."""
 _UNITS: Final = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
+
+
+class Stand(NamedTuple):
+    """A wait that has no answer: its step, what it waits for, and since when (wall time, s)."""
+
+    step: StepRecord
+    wait: Wait
+    since: float
 
 
 class Past(NamedTuple):
@@ -59,6 +67,21 @@ class Past(NamedTuple):
     def ended(self) -> bool:
         """Say whether the turn is terminal."""
         return self.row.state in TERMINAL
+
+    @property
+    def in_doubt(self) -> Suspended | None:
+        """Return how the turn was suspended, where it stands on an effect in doubt now."""
+        last = next((detail for detail in reversed(self.details) if isinstance(detail, Suspended)), None)
+        return last if self.row.state == TurnState.SUSPENDED and last is not None and last.step is not None else None
+
+    def stands(self) -> Iterator["Stand"]:
+        """Yield the waits of a live turn that have no answer, in the order in which they were asked for."""
+        for edge, detail in zip(self.edges, self.details, strict=True):
+            if not isinstance(detail, StepIntent) or detail.wait is None or self.ended:
+                continue
+            step = self.steps[StepName(detail.name, detail.call_key)]
+            if step.open:
+                yield Stand(step, detail.wait, edge.at)
 
     def end(self) -> Any:
         """Return what the turn delivered: its value, or the `Failure` it ended with; None while it is live."""

@@ -1,11 +1,14 @@
 """Standing: what a live turn waits for, and whether anything would still move it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
 
-from turnkeeper.kernel.lookback.past import listed, span
+from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.lookback.past import listed, past_of, span
+from turnkeeper.kernel.lookback.waits import words_of
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.turn import TurnRow, TurnState
 
@@ -88,7 +91,13 @@ def _running(row: TurnRow, asked: _Asked) -> Standing:
 def _suspended(row: TurnRow, asked: _Asked) -> Standing:
     left = (row.due_at or 0.0) - asked.now
     if left > 0:
-        return Standing(waits_for=f"an answer, for another {span(left)}", until=row.due_at)
+        said = f"an answer, for another {span(left)}"
+        with suppress(StorageFailed):  # what of it is damaged is for others to say
+            past = past_of(asked.rows, row.turn_id)
+            awaited = [words_of(stand, asked.now) for stand in past.stands()]
+            if awaited:
+                said = "; ".join([*awaited, *([said] if past.in_doubt is not None else [])])
+        return Standing(waits_for=said, until=row.due_at)
     waits_for = f"nothing any more: its answer was due {span(-left)} ago, and a runtime ends it"
     stuck = f"its answer was due {span(-left)} ago, and no runtime has ended it" if -left >= GRACE_S else ""
     return Standing(waits_for=waits_for, until=row.due_at, stuck=stuck)

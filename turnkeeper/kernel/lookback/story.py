@@ -21,8 +21,11 @@ from turnkeeper.kernel.edge import (
     StepIntent,
     StepResult,
     Suspended,
+    Wait,
 )
+from turnkeeper.kernel.ending import is_request
 from turnkeeper.kernel.lookback.past import Past, cut, error_of, listed, span, under
+from turnkeeper.kernel.lookback.waits import outcome_of, waited_for
 from turnkeeper.kernel.names import StepName
 
 __all__ = ["Happening", "story"]
@@ -107,18 +110,26 @@ def _sentence(scene: _Scene, detail: Detail | None) -> str:
         case Requeued():
             said = _requeued(detail)
         case Suspended():
-            about = f" about {detail.step}" if detail.step is not None else ""
-            said = f"suspended ({detail.reason}): waits for an answer{about}"
+            said = f"suspended ({detail.reason})"
+            if detail.step is not None:
+                said += f": waits for an answer about {detail.step}"
         case Resumed():
             said = _resumed(detail)
         case StepIntent() | StepResult() | StepFailure() | StepDoubt():
             said = _step(scene, detail)
         case PolicyResolved():
-            policy = _POLICIES.get((detail.policy, detail.found), f"{{step}}: its tool's policy is {detail.policy}")
-            said = policy.replace("{step}", str(StepName(detail.name, detail.call_key)))
+            said = _policy(detail)
         case _:
             said = _without_detail(scene)
     return f"{said}; taken from turn {scene.past.inbound.forked_from}" if scene.taken else said
+
+
+def _policy(detail: PolicyResolved) -> str:
+    if is_request(detail):
+        by, why = f" by {cut(detail.by)}" if detail.by else "", f": {cut(detail.reason)}" if detail.reason else ""
+        return f"is to end ({detail.policy}){by}{why}"
+    policy = _POLICIES.get((detail.policy, detail.found), f"{{step}}: its tool's policy is {detail.policy}")
+    return policy.replace("{step}", str(StepName(detail.name, detail.call_key)))
 
 
 def _started(scene: _Scene, detail: LeaseGranted) -> str:
@@ -156,10 +167,17 @@ def _resumed(detail: Resumed) -> str:
     return f"somebody said that {detail.step} did not happen; goes on under boot {detail.boot_id}"
 
 
-def _step(scene: _Scene, detail: StepIntent | StepResult | StepFailure | StepDoubt) -> str:
+def _step(  # noqa: PLR0911 - one line an outcome
+    scene: _Scene, detail: StepIntent | StepResult | StepFailure | StepDoubt
+) -> str:
     step = StepName(detail.name, detail.call_key)
     took = f" after {span(scene.took_s)}" if scene.took_s is not None and not scene.taken else ""
+    known = scene.past.steps.get(step)
     match detail:
+        case StepIntent(wait=Wait() as wait) if known is not None:
+            return f"{step} waits for {waited_for(known, wait)}"
+        case StepResult() if known is not None and known.wait is not None:
+            return f"{step} {outcome_of(known)}{took}"
         case StepIntent():
             return f"{step} was called ({detail.effect}); no outcome is recorded"
         case StepResult():

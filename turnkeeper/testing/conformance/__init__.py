@@ -10,7 +10,7 @@ Needs pytest; async tests run by the plugin that comes with anyio.
 
 import pytest
 
-_ROOMS = ("keeping", "noting", "owning", "refusing", "together", "writing")
+_ROOMS = ("keeping", "noting", "owning", "refusing", "remembering", "together", "waiting", "writing")
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))  # or a failure shows no values
 
 from turnkeeper.testing.conformance.suite import StoreConformance  # noqa: E402 - after the line above, or too late

@@ -72,7 +72,7 @@ class Keeping:
 
         assert all(isinstance(one, Happening) for one in told)
         assert sorted({one.offset for one in told}) == [one.offset for one in told]
-        assert len(told) == 2 + 1 + 3 + 3
+        assert len(told) == 2 + 1 + 3 + 4
         assert kinds == [
             (3, 0, EdgeKind.INBOUND_RECEIVED, 100.0, address(OTHER_ACTOR)),
             (3, 1, EdgeKind.LEASE_ACQUIRED, 100.0, address(OTHER_ACTOR)),

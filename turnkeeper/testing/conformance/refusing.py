@@ -22,14 +22,20 @@ from turnkeeper.kernel.records import (
     ActorOpened,
     Deliverable,
     EdgeAppended,
+    HandedOff,
     NodeStarted,
     ReceiptAccepted,
+    ReceiptMoved,
     ReceiptRetired,
     ReceiptSeen,
     Record,
+    SignalRetired,
+    SignalSent,
+    SignalTaken,
     TurnAcquired,
     TurnInserted,
     TurnReleased,
+    WaitStood,
 )
 from turnkeeper.testing.conformance.world import (
     ACTOR,
@@ -43,6 +49,7 @@ from turnkeeper.testing.conformance.world import (
     STARTED,
     Stores,
     accepted,
+    address,
     again,
     arrival,
     changed,
@@ -54,6 +61,9 @@ from turnkeeper.testing.conformance.world import (
 __all__ = ["GUILTY", "Refusing"]
 
 RAN = RUNNING.row
+STOOD_AT = STANDING.row.version
+SENT = SignalSent(1, NEIGHBOUR, "paid", "key-1", b"\x2a", 100.0, 200.0)
+HANDED = HandedOff(1, *address(NEIGHBOUR), "triage", 100.0)
 GUILTY: dict[str, tuple[Sequence[Record], TurnkeeperError]] = {
     "a move from an older epoch": (
         lifecycle.end(changed(RAN, epoch=0), EdgeKind.TURN_COMPLETED, b"\x2a", 102.0).records,
@@ -106,6 +116,20 @@ GUILTY: dict[str, tuple[Sequence[Record], TurnkeeperError]] = {
         ],
         TurnNotFound(5),
     ),
+    "a receipt moved that is not there": ([ReceiptMoved(1, 99)], VersionConflict(99, 0)),
+    "a wait of a turn that runs": ([WaitStood(0, "timer", 900.0, None, 1, RAN.version)], VersionConflict(1, 2)),
+    "a wait of a turn that has ended": (
+        [WaitStood(0, "timer", 900.0, None, 3, ENDED.row.version)],
+        VersionConflict(3, 3),
+    ),
+    "a wait at an older version": ([WaitStood(1, "timer", 900.0, None, 4, 2)], VersionConflict(4, 2)),
+    "a wait of no turn": ([WaitStood(0, "timer", 900.0, None, 99, 3)], VersionConflict(99, 3)),
+    "a signal under a taken key": ([SENT, changed(SENT, signal_id=2)], KeyTaken("key-1")),
+    "a signal under a taken number": ([SENT, changed(SENT, key="other")], KeyTaken("other")),
+    "a signal retired that is not there": ([SignalRetired(99)], VersionConflict(99, 0)),
+    "a signal retired twice": ([SENT, SignalRetired(1), SignalRetired(1)], VersionConflict(1, 0)),
+    "a signal taken that is not there": ([SignalTaken(1, 99)], VersionConflict(99, 0)),
+    "a signal taken twice": ([SENT, SignalTaken(1, 1), SignalTaken(2, 1)], VersionConflict(1, 0)),
 }
 """Points that a runtime can come to submit, and what it is told."""
 
@@ -153,6 +177,20 @@ FORBIDDEN: dict[str, Sequence[Record]] = {
     "a second actor at one address": [ActorOpened(11, "", f"session-{ACTOR}", "billing")],
     "a second actor under one id": [ActorOpened(ACTOR, "", "session-11", "billing")],
     "a boot that starts twice": [NodeStarted(1, 4242, 100.0, 145.0)],
+    "a receipt moved to no turn": [ReceiptMoved(99, 1)],
+    "a wait for nothing known": [WaitStood(1, "hope", 900.0, None, 4, STOOD_AT)],
+    "a wait until no time": [WaitStood(1, "timer", float("nan"), None, 4, STOOD_AT)],
+    "a wait for a child without its turn": [WaitStood(1, "child", 900.0, None, 4, STOOD_AT)],
+    "a wait for a handoff without its turn": [WaitStood(1, "handoff", 900.0, None, 4, STOOD_AT)],
+    "a wait for a child that is not there": [WaitStood(1, "child", 900.0, 99, 4, STOOD_AT)],
+    "a timer with a child": [WaitStood(1, "timer", 900.0, 1, 4, STOOD_AT)],
+    "a second wait of one step": [WaitStood(0, "timer", 900.0, None, 4, STOOD_AT)],
+    "a signal to no actor": [changed(SENT, actor_id=99)],
+    "a signal sent at no time": [changed(SENT, at=float("nan"))],
+    "a signal whose key answers until no time": [changed(SENT, expires_at=float("nan"))],
+    "a signal without a body": [changed(SENT, body=None)],
+    "a turn that was handed on twice": [HANDED, HANDED],
+    "a handoff at no time": [changed(HANDED, at=float("nan"))],
     "a beat of no boot": [records.NodeBeat(150.0, 99)],
     "an end of no boot": [records.NodeStopped(150.0, 99)],
 }

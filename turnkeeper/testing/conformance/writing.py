@@ -11,6 +11,7 @@ from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import LiveTurn, Store
 from turnkeeper.kernel.receipt import ReceiptRow, ReceiptState
 from turnkeeper.kernel.records import ActorOpened, NodeStarted, ReceiptRetired
+from turnkeeper.kernel.signal import digested
 from turnkeeper.kernel.turn import fold
 from turnkeeper.testing.conformance.world import (
     ACTOR,
@@ -48,6 +49,7 @@ MOVES: dict[str, Change] = {
         RUNNING.row, EdgeKind.STEP_INTENDED, StepIntent(0, "pay", "0", "effectful", msgspec.Raw(b"\x80"), "k"), 102.0
     ),
 }
+SIGNAL = digested(records.SignalSent(12, NEIGHBOUR, "paid", "key", b"\x2a", 100.0, 200.0))
 TEXTS = ["", " ", "\0", "e\u0301", "\u00e9", "\U0001f9ea", "'; --", "line\nline\r", "\ufeff\uffff", "x" * 100_000]
 BODIES = [b"", b"\0", bytes(range(256)), b"\xff" * 1_000_000]
 
@@ -90,14 +92,14 @@ class Writing:
         await first.close()
         second = stores()
         marks = await second.open()
-        await second.apply([[NodeStarted(7, 4243, 200.0, 245.0)], accepted(9, NEIGHBOUR)])
+        await second.apply([[NodeStarted(7, 4243, 200.0, 245.0)], accepted(9, NEIGHBOUR), [SIGNAL]])
         await second.close()
         third = stores()
         later = await third.open()
         await third.close()
 
-        assert msgspec.structs.astuple(marks) == (name, 1, NEIGHBOUR, 4)
-        assert msgspec.structs.astuple(later) == (name, 7, NEIGHBOUR, 9)
+        assert msgspec.structs.astuple(marks) == (name, 1, NEIGHBOUR, 4, 0)
+        assert msgspec.structs.astuple(later) == (name, 7, NEIGHBOUR, 9, 12)
 
     async def test_what_is_written_is_what_is_read(self, store: Store) -> None:
         """Rows, receipts, edges and deliverables come back as the decisions made them."""

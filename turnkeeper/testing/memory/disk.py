@@ -8,10 +8,11 @@ import msgspec
 
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.receipt import STATE_OF, ReceiptRow
-from turnkeeper.kernel.records import Deliverable
-from turnkeeper.kernel.rows import AgentRow, NumberedEdge, Rows, SessionRow, StoredTurn
+from turnkeeper.kernel.records import Deliverable, HandedOff, StateSet, WaitStood
+from turnkeeper.kernel.rows import AgentRow, NumberedEdge, Rows, SessionRow, SignalRow, StoredTurn
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
 from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.kernel.wait import OpenWait
 
 __all__ = ["Disk", "Node", "Pruned", "Receipt", "Turn"]
 
@@ -39,6 +40,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     due_at: float | None = None
     deliverable_id: int | None = None
     digest: bytes | None = None
+    parent_id: int | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +54,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     first_seen: float
     last_seen: float
     expires_at: float
+    arrived: str = ""
     duplicate_count: int = 0
     retired: bool = False
 
@@ -80,6 +83,7 @@ class Disk:
         "deliverables",
         "desired",
         "edges",
+        "handoffs",
         "keys",
         "nodes",
         "noted",
@@ -87,8 +91,11 @@ class Disk:
         "pruned",
         "receipts",
         "running",
+        "signals",
+        "states",
         "store_id",
         "turns",
+        "waits",
     )
 
     def __init__(self, store_id: str = "disk") -> None:
@@ -108,6 +115,10 @@ class Disk:
         self.pruned: dict[int, Pruned] = {}
         self.desired: dict[str, DesiredRow] = {}
         self.noted: dict[str, dict[int, ChildEvent]] = {}
+        self.waits: dict[int, dict[int, WaitStood]] = {}
+        self.signals: dict[int, SignalRow] = {}
+        self.handoffs: dict[int, HandedOff] = {}
+        self.states: dict[int, StateSet] = {}
 
     def rows(self) -> Rows:
         """Return a view of the rows, good until the next commit; for `kernel.history.check_rows`."""
@@ -120,13 +131,19 @@ class Disk:
             sorted(self.actors.items()),
             *(
                 [msgspec.structs.astuple(row) for _, row in sorted(table.items())]
-                for table in (self.turns, self.receipts, self.deliverables)
+                for table in (self.turns, self.receipts, self.deliverables, self.states, self.handoffs)
             ),
             [(number, *msgspec.structs.astuple(edge)) for number, edge in edges],
+            [msgspec.structs.astuple(wait) for wait in self.stood()],
+            [(*msgspec.structs.astuple(sent), *later) for _, (sent, *later) in sorted(self.signals.items())],
             self.wanted(),
             self.child_events(),
         )
         return blake2b(msgspec.msgpack.encode(tables), digest_size=32).hexdigest()
+
+    def stood(self) -> list[WaitStood]:
+        """Return what turns stand on, in the order of acceptance and, of each, of its steps."""
+        return [wait for _, of_turn in sorted(self.waits.items()) for _, wait in sorted(of_turn.items())]
 
     def wanted(self) -> list[DesiredRow]:
         """Return what is wanted of whom, by path."""
@@ -154,6 +171,11 @@ class Disk:
             edges[last].edge.digest if edges else b"",
         )
 
+    def joined(self, turn_id: int) -> list[Receipt]:
+        """Return the receipts of the messages that have joined a turn, in the order of acceptance."""
+        receipts = sorted(self.receipts.items())
+        return [receipt for number, receipt in receipts if receipt.turn_id == turn_id != number]
+
     def receipt_row(self, receipt: Receipt, state: TurnState | None = None) -> ReceiptRow:
         """Return a receipt as its readers see it; its state is its turn's, whatever turn it is read with."""
         return ReceiptRow(
@@ -167,6 +189,7 @@ class Disk:
             receipt.first_seen,
             receipt.last_seen,
             receipt.expires_at,
+            receipt.arrived,
             receipt.retired,
         )
 
@@ -229,8 +252,36 @@ class _DiskRows:
     def live_of(self, actor_id: int) -> list[int]:
         return [turn.turn_id for turn in self._turns.get(actor_id, ()) if turn.state not in TERMINAL]
 
-    def suspended(self) -> list[int]:
-        return [turn_id for turn_id in self.live() if self._disk.turns[turn_id].state == TurnState.SUSPENDED]
+    def running(self) -> list[int]:
+        return [turn_id for turn_id in self.live() if self._disk.turns[turn_id].state == TurnState.RUNNING]
+
+    def waits(
+        self,
+        kind: str,
+        after: tuple[int, int],
+        limit: int,
+        *,
+        tenant: str | None = None,
+        session_id: str | None = None,
+    ) -> list[tuple[int, int]]:
+        disk = self._disk
+
+        def within(turn_id: int) -> bool:
+            found = disk.actors[disk.turns[turn_id].actor_id]
+            return tenant in {None, found.tenant} and session_id in {None, found.session_id}
+
+        return [
+            (wait.turn_id, wait.issued)
+            for wait in disk.stood()
+            if wait.kind == kind and (wait.turn_id, wait.issued) > after and within(wait.turn_id)
+        ][:limit]
+
+    def stands(self, turn_id: int) -> list[OpenWait]:
+        waits = sorted(self._disk.waits.get(turn_id, {}).items())
+        return [OpenWait(issued, wait.kind, wait.due_at, wait.child_id) for issued, wait in waits]
+
+    def signals(self) -> Iterator[SignalRow]:
+        yield from (signal for _, signal in sorted(self._disk.signals.items()))
 
     def duplicated(self) -> list[int]:
         return [receipt.turn_id for _, receipt in sorted(self._disk.receipts.items()) if receipt.duplicate_count]
@@ -242,8 +293,14 @@ class _DiskRows:
     def edges(self, turn_id: int) -> list[NumberedEdge]:
         return [edge for _, edge in sorted(self._disk.edges.get(turn_id, {}).items())]
 
+    def joined(self, turn_id: int) -> list[ReceiptRow]:
+        return [self._disk.receipt_row(receipt) for receipt in self._disk.joined(turn_id)]
+
     def deliverable(self, turn_id: int) -> Deliverable | None:
         return self._disk.deliverables.get(turn_id)
+
+    def state(self, actor_id: int) -> StateSet | None:
+        return self._disk.states.get(actor_id)
 
     def desired(self) -> list[DesiredRow]:
         return self._disk.wanted()
@@ -263,3 +320,12 @@ class _DiskRows:
                     f"receipt {receipt.receipt_id}",
                     f"and its turn {receipt.turn_id} belong to different actors",
                 )
+        for sent, taken_by, _ in self._disk.signals.values():
+            if taken_by in turns and turns[taken_by].actor_id != sent.actor_id:
+                yield f"signal {sent.signal_id}", f"was taken by turn {taken_by} of another actor"
+        for handoff in self._disk.handoffs.values():
+            turn, to = turns.get(handoff.turn_id), Address(handoff.tenant, handoff.session_id, handoff.to_agent)
+            if to not in self._disk.addresses:
+                yield f"handoff {handoff.turn_id}", "is to an agent whom nobody has spoken to"
+            if turn is not None and self._disk.actors[turn.actor_id] != to:
+                yield f"handoff {handoff.turn_id}", "is told of a turn of another agent"

@@ -1,5 +1,6 @@
 """The store in memory: one process's handle on a disk."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -10,10 +11,12 @@ from turnkeeper.kernel.errors import StorageFailed, StoreInUse, TurnkeeperError
 from turnkeeper.kernel.names import Address
 from turnkeeper.kernel.ports import Happening, LiveTurn, Marks
 from turnkeeper.kernel.receipt import ReceiptRow
-from turnkeeper.kernel.records import Deliverable, Record
+from turnkeeper.kernel.records import Deliverable, Record, StateSet
+from turnkeeper.kernel.refusal import CAREFUL_BATCHES, may_be_followed
 from turnkeeper.kernel.rows import Rows
 from turnkeeper.kernel.supervision.noted import ChildEvent, DesiredRow
-from turnkeeper.kernel.turn import TERMINAL, TurnRow
+from turnkeeper.kernel.turn import TERMINAL, TurnRow, TurnState
+from turnkeeper.testing.memory.asked import MemoryWaiting
 from turnkeeper.testing.memory.disk import Disk
 from turnkeeper.testing.memory.transaction import prune, write
 
@@ -29,7 +32,7 @@ class MemoryStore:
     fit if sorted by kind stands there, even where a record of it came before what it needs.
     """
 
-    __slots__ = ("_dead", "_disk", "_pause", "path")
+    __slots__ = ("_careful", "_dead", "_disk", "_pause", "path", "waiting")
 
     def __init__(self, disk: Disk, *, pause: Callable[[], Awaitable[None]] | None = None) -> None:
         """Take the disk; nothing is owned before `open`.
@@ -42,7 +45,9 @@ class MemoryStore:
         self.path = "memory"
         self._disk = disk
         self._pause = pause
+        self.waiting = MemoryWaiting(disk, self._ready)
         self._dead = False
+        self._careful = 0
 
     async def open(self) -> Marks:
         """Take the disk.
@@ -57,8 +62,8 @@ class MemoryStore:
         if disk.owner is not None:
             raise StoreInUse(self.path, "another store")
         disk.owner = self
-        boot_id, actor_id, receipt_id = (max(table, default=0) for table in (disk.nodes, disk.actors, disk.receipts))
-        return Marks(disk.store_id, boot_id, actor_id, receipt_id)
+        tables = disk.nodes, disk.actors, disk.receipts, disk.signals
+        return Marks(disk.store_id, *(max(table, default=0) for table in tables))
 
     async def close(self) -> None:
         """Give the disk back. Does nothing where it is not held: twice, after a failed `open`, or after `die`."""
@@ -78,7 +83,9 @@ class MemoryStore:
             StorageFailed: the store is closed, or its process was killed; then the points stand or do not.
         """
         await self._ready()
-        rejected = write(self._disk, points)
+        rejected = write(self._disk, points, careful=self._careful > 0)
+        followed = any(may_be_followed(points[number]) for number in rejected)
+        self._careful = CAREFUL_BATCHES if followed else max(0, self._careful - 1)
         if self._pause is not None:
             await self._pause()
         if self._dead:
@@ -90,6 +97,16 @@ class MemoryStore:
         await self._ready()
         return self._live()
 
+    async def awake_turns(self) -> list[LiveTurn]:
+        """Return the live turns of the actors that have no suspended one."""
+        live = await self.live_turns()
+        asleep = {turn.actor_id for turn in self._disk.turns.values() if turn.state == TurnState.SUSPENDED}
+        return [turn for turn in live if turn.row.actor_id not in asleep]
+
+    async def live_turns_of(self, actor_id: int) -> list[LiveTurn]:
+        """Return an actor's live turns."""
+        return [turn for turn in await self.live_turns() if turn.row.actor_id == actor_id]
+
     async def live_turns_after(self, actor_id: int, turn_id: int, limit: int) -> list[LiveTurn]:
         """Return live turns behind a place in the order of actors and turns."""
         await self._ready()
@@ -99,11 +116,14 @@ class MemoryStore:
     def _live(self) -> list[LiveTurn]:
         disk = self._disk
         live: list[LiveTurn] = []
+        joined = Counter(one.turn_id for one in disk.receipts.values() if one.turn_id != one.receipt_id)
         for turn_id, turn in sorted(disk.turns.items()):
             receipt = disk.receipts.get(turn_id)
             if turn.state not in TERMINAL and receipt is not None and disk.edges[turn_id]:
                 address = disk.actors[turn.actor_id]
-                live.append(LiveTurn(disk.turn_row(turn), address, receipt.key, receipt.digest, receipt.expires_at))
+                known = receipt.key, receipt.digest, receipt.expires_at
+                told = turn.parent_id, receipt.arrived, joined[turn_id]
+                live.append(LiveTurn(disk.turn_row(turn), address, *known, *told))
         return live
 
     async def actor_id(self, address: Address) -> int | None:
@@ -135,6 +155,11 @@ class MemoryStore:
         """Return a turn's deliverable once it has one."""
         await self._ready()
         return self._disk.deliverables.get(turn_id)
+
+    async def state(self, actor_id: int) -> StateSet | None:
+        """Return what an actor remembers."""
+        await self._ready()
+        return self._disk.states.get(actor_id)
 
     async def happened(self, since: int, limit: int) -> list[Happening]:
         """Return committed edges after an offset, in the order in which they were committed."""

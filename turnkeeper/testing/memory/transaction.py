@@ -26,6 +26,7 @@ from turnkeeper.kernel.supervision.desired import Desired
 from turnkeeper.kernel.turn import TERMINAL, TurnState
 from turnkeeper.testing.memory.disk import Disk, Node, Pruned, Receipt, Turn
 from turnkeeper.testing.memory.fitting import FITS, refused, require, require_text, require_times
+from turnkeeper.testing.memory.waiting import Waiting
 
 __all__ = ["prune", "write"]
 
@@ -34,38 +35,15 @@ def _or_nothing(time: float | None) -> float | None:
     return None if time is None or math.isnan(time) else time
 
 
-_ABSENT: Final = object()
-
-
-class _Transaction:
+class _Transaction(Waiting):
     """Changes a disk. Every change is noted with what was there before, so that it can be undone."""
 
-    __slots__ = ("_disk", "_undo")
+    __slots__ = ("_careful", "_disk")
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, *, careful: bool) -> None:
+        super().__init__()
         self._disk = disk
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
-
-    def mark(self) -> int:
-        """Return the moment to which `roll_back` leads back."""
-        return len(self._undo)
-
-    def roll_back(self, mark: int) -> None:
-        """Undo what was done since a mark."""
-        undo = self._undo
-        while len(undo) > mark:
-            table, key, before = undo.pop()
-            if before is _ABSENT:
-                del table[key]
-            else:
-                table[key] = before
-
-    def _put(self, table: dict[Any, Any], key: object, value: object) -> None:
-        self._undo.append((table, key, table.get(key, _ABSENT)))
-        table[key] = value
-
-    def _drop(self, table: dict[Any, Any], key: object) -> None:
-        self._undo.append((table, key, table.pop(key)))
+        self._careful = careful
 
     # ------------------------------------------------------------ nodes, actors, receipts
 
@@ -108,6 +86,13 @@ class _Transaction:
         seen = _replace(receipt, duplicate_count=receipt.duplicate_count + 1, last_seen=record.last_seen)
         self._put(self._disk.receipts, record.receipt_id, seen)
 
+    def receipt_moved(self, record: records.ReceiptMoved) -> None:
+        receipt = self._disk.receipts.get(record.receipt_id)
+        if receipt is None:
+            raise VersionConflict(record.receipt_id, 0)
+        require(record.turn_id in self._disk.turns, record, "there is no such turn")
+        self._put(self._disk.receipts, record.receipt_id, _replace(receipt, turn_id=record.turn_id))
+
     def receipt_retired(self, record: records.ReceiptRetired) -> None:
         receipt = self._disk.receipts.get(record.receipt_id)
         if receipt is None or receipt.retired:
@@ -127,7 +112,8 @@ class _Transaction:
         if running:
             self._node(record.boot_id, record)
             self._put(disk.running, record.actor_id, record.turn_id)
-        self._put(disk.turns, record.turn_id, Turn(*msgspec.structs.astuple(record)))
+        begun = {name: getattr(record, name) for name in record.__struct_fields__}
+        self._put(disk.turns, record.turn_id, Turn(**begun))
         self._put(disk.edges, record.turn_id, {})
 
     def turn_released(self, record: records.TurnReleased) -> None:
@@ -152,7 +138,9 @@ class _Transaction:
             due_at,
             record.deliverable_id,
             record.digest,
+            turn.parent_id,
         )
+        self._stands_no_more(turn, record.state)
         self._put(self._disk.turns, turn.turn_id, after)
 
     def turn_acquired(self, record: records.TurnAcquired) -> None:
@@ -170,7 +158,9 @@ class _Transaction:
             turn.attempt,
             record.boot_id,
             digest=turn.digest,
+            parent_id=turn.parent_id,
         )
+        self._stands_no_more(turn, after.state)
         self._put(self._disk.turns, turn.turn_id, after)
         self._put(self._disk.running, turn.actor_id, turn.turn_id)
 
@@ -182,14 +172,23 @@ class _Transaction:
         require(record.turn_id in self._disk.turns, record, "there is no such turn")
         self._put(self._disk.deliverables, record.turn_id, record)
 
+    def state_set(self, record: records.StateSet) -> None:
+        turn = self._disk.turns.get(record.turn_id)
+        said = turn is not None and (turn.actor_id, turn.state) == (record.actor_id, TurnState.COMPLETED)
+        require(said, record, "it is not that turn's to say")
+        require_times(record, record.at)
+        self._put(self._disk.states, record.actor_id, record)
+
     # ------------------------------------------------------------ edges
 
     def edge_appended(self, record: records.EdgeAppended) -> None:
         turn = self._disk.turns.get(record.turn_id)
-        if turn is None or turn.epoch != record.fence:
+        edges = self._disk.edges.get(record.turn_id, {})
+        gap = self._careful and record.ordinal != 0 and record.ordinal - 1 not in edges
+        if turn is None or turn.epoch != record.fence or gap:
             raise StaleEpoch(record.turn_id, record.fence)
         require_times(record, record.at)
-        if record.ordinal in self._disk.edges[record.turn_id]:
+        if record.ordinal in edges:
             raise VersionConflict(record.turn_id, record.ordinal)
         self._append(record, record.ordinal, record.epoch, record.digest)
 
@@ -284,6 +283,12 @@ _APPLY: Final[Mapping[type[Record], Callable[[_Transaction, Any], None]]] = Mapp
         records.ActorOpened: _Transaction.actor_opened,
         records.ReceiptAccepted: _Transaction.receipt_accepted,
         records.ReceiptSeen: _Transaction.receipt_seen,
+        records.ReceiptMoved: _Transaction.receipt_moved,
+        records.WaitStood: _Transaction.wait_stood,
+        records.SignalRetired: _Transaction.signal_retired,
+        records.SignalSent: _Transaction.signal_sent,
+        records.SignalTaken: _Transaction.signal_taken,
+        records.HandedOff: _Transaction.handed_off,
         records.ReceiptRetired: _Transaction.receipt_retired,
         records.TurnInserted: _Transaction.turn_inserted,
         records.TurnReleased: _Transaction.turn_released,
@@ -293,6 +298,7 @@ _APPLY: Final[Mapping[type[Record], Callable[[_Transaction, Any], None]]] = Mapp
         records.Deliverable: _Transaction.deliverable,
         records.DesiredSet: _Transaction.desired_set,
         records.ChildNoted: _Transaction.child_noted,
+        records.StateSet: _Transaction.state_set,
     }
 )
 _COLUMNS: Final[Mapping[type[Record], tuple[tuple[str, Callable[[object], bool]], ...]]] = MappingProxyType(
@@ -300,17 +306,32 @@ _COLUMNS: Final[Mapping[type[Record], tuple[tuple[str, Callable[[object], bool]]
 )
 
 
-def write(disk: Disk, points: Iterable[Sequence[Record]]) -> dict[int, TurnkeeperError]:
-    """Apply each point wholly or, where one of its records is refused, not at all; return the refusals."""
+def write(disk: Disk, points: Sequence[Sequence[Record]], *, careful: bool = False) -> dict[int, TurnkeeperError]:
+    """Apply each point wholly or, where one of its records is refused, not at all; return the refusals.
+
+    Where one is refused, and where `careful`, what stands on a refused edge is refused, too: SQLite's store looks for
+    that only then.
+    """
+    if not _applied(disk, points, careful=careful, together=True):
+        return {}
+    return _applied(disk, points, careful=True, together=False)
+
+
+def _applied(
+    disk: Disk, points: Iterable[Sequence[Record]], *, careful: bool, together: bool
+) -> dict[int, TurnkeeperError]:
+    """Apply the points; `together`, none of them once one is refused."""
     rejected: dict[int, TurnkeeperError] = {}
-    transaction = _Transaction(disk)
+    transaction = _Transaction(disk, careful=careful)
     try:
         for number, point in enumerate(points):
             mark = transaction.mark()
             refusal = _write_point(transaction, point)
             if refusal is not None:
                 rejected[number] = refusal
-                transaction.roll_back(mark)
+                transaction.roll_back(0 if together else mark)
+                if together:
+                    break
     except BaseException:
         transaction.roll_back(0)
         raise
@@ -342,17 +363,28 @@ def _told(record: Record, error: TurnkeeperError) -> TurnkeeperError:
 def prune(disk: Disk, ended_before: float, now: float, limit: int) -> int:
     """Delete turns that are over, with all that is theirs; see `Store.prune`."""
     numbered = ((edge.number, turn_id) for turn_id, edges in disk.edges.items() for edge in edges.values())
-    kept = {max(disk.receipts, default=0), max(numbered, default=(0, 0))[1]}
+    newest = max(disk.receipts, default=0)
+    live = {turn_id for turn_id, turn in disk.turns.items() if turn.state not in TERMINAL}
+    kept = {max(numbered, default=(0, 0))[1], newest, *(wait.child_id for wait in disk.stood())}
+    kept.update(turn_id for turn_id, turn in disk.turns.items() if turn.parent_id in live)
+    for receipt in disk.receipts.values():
+        if receipt.expires_at > now or receipt.receipt_id == newest:
+            kept.update((receipt.turn_id, receipt.receipt_id))
     over = [
         turn_id
         for turn_id, delivered in sorted(disk.deliverables.items())
-        if turn_id in disk.receipts and disk.receipts[turn_id].expires_at <= now
-        if delivered.at < ended_before and disk.turns[turn_id].state in TERMINAL and turn_id not in kept
+        if turn_id in disk.receipts and turn_id not in kept
+        if delivered.at < ended_before and disk.turns[turn_id].state in TERMINAL
     ]
-    for turn_id in over[:limit]:
-        receipt = disk.receipts.pop(turn_id)
-        if not receipt.retired:
-            del disk.keys[receipt.actor_id, receipt.key]
+    for turn_id, opened in [(turn_id, disk.receipts[turn_id]) for turn_id in over[:limit]]:
         turn, delivered = disk.turns.pop(turn_id), disk.deliverables.pop(turn_id)
-        disk.pruned[turn_id] = Pruned(turn, receipt, delivered, disk.edges.pop(turn_id))
+        disk.pruned[turn_id] = Pruned(turn, opened, delivered, disk.edges.pop(turn_id))
+        for receipt in [one for one in disk.receipts.values() if turn_id in {one.receipt_id, one.turn_id}]:
+            del disk.receipts[receipt.receipt_id]
+            if not receipt.retired:
+                del disk.keys[receipt.actor_id, receipt.key]
+    last = max(disk.signals, default=0)
+    for sent, taken_by, _ in [*disk.signals.values()]:
+        if taken_by is not None and sent.expires_at <= now and sent.signal_id != last:
+            del disk.signals[sent.signal_id]
     return len(over[:limit])

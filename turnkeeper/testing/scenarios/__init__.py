@@ -7,4 +7,15 @@ from typing import Final
 
 __all__ = ["BUILT_IN"]
 
-BUILT_IN: Final = ("desk", "programs", "clients", "handlers", "doubts", "kernel", "trees", "participants")
+BUILT_IN: Final = (
+    "desk",
+    "programs",
+    "clients",
+    "handlers",
+    "doubts",
+    "kernel",
+    "trees",
+    "participants",
+    "arrivals",
+    "waiting",
+)
