@@ -7,11 +7,13 @@ from random import Random
 
 import pytest
 
+from benchmarks import _envs, _programs
+from benchmarks._lines import Line, read
+from benchmarks._programs import ProgramFailed, System, pythons
 from benchmarks.crash_ledger import __main__ as command
-from benchmarks.crash_ledger import _envs
 from benchmarks.crash_ledger._counted import broken, count
-from benchmarks.crash_ledger._outside import EFFECTS, Line, What, effect, read
-from benchmarks.crash_ledger._round import OURS, ProgramFailed, System, run_round
+from benchmarks.crash_ledger._outside import EFFECTS, What, effect
+from benchmarks.crash_ledger._round import OURS, run_round
 
 RETRY = System("ours, retry", OURS, "retry")
 """Ours with tools that say of each effect that it may be repeated: what nobody may find unreported."""
@@ -79,9 +81,9 @@ def test_a_peer_that_cannot_be_installed_is_skipped_with_a_word(monkeypatch: pyt
     def fail(packages: tuple[str, ...], folder: Path) -> Path:
         raise _envs.NotInstallable(packages, "no network")
 
-    monkeypatch.setattr(command, "python_of", fail)
+    monkeypatch.setattr(_programs, "python_of", fail)
     skipped: dict[str, str] = {}
-    found = command.pythons(Path("envs"), skipped, peers=True)
+    found = pythons(command.SYSTEMS, Path("envs"), skipped, peers=True)
 
     assert [system.module for system in found] == [OURS, OURS]
     assert set(skipped.values()) == {"uninstallable"}

@@ -13,23 +13,19 @@ anything; with --check also where recovery took longer than is promised. Recover
 end of its imports: what its start costs is the row before. Only ratios travel from machine to machine.
 """
 
-import argparse
 import json
 import platform
-import shutil
 import statistics
 import sys
-import tempfile
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from benchmarks._programs import Rounds, System, cell, options
 from benchmarks.crash_ledger._counted import Counted, broken
-from benchmarks.crash_ledger._envs import NotInstallable, default_folder, python_of
 from benchmarks.crash_ledger._outside import IN_FLIGHT
-from benchmarks.crash_ledger._round import OURS, ProgramFailed, Round, System, run_round
+from benchmarks.crash_ledger._round import OURS, Round, run_round
 
 __all__ = ["SYSTEMS", "main"]
 
@@ -107,8 +103,8 @@ def _median(values: Any) -> float | None:
     return statistics.median(seen) if seen else None
 
 
-class Ledger:
-    """The rounds of every system, which systems were left out and why, and what went wrong in ours."""
+class Ledger(Rounds[Round]):
+    """The rounds of every system."""
 
     def __init__(self, folder: Path, seed: int, patience_s: float) -> None:
         """Start with none.
@@ -118,37 +114,17 @@ class Ledger:
             seed: what the moments of the kills follow from.
             patience_s: how long a recovery may take.
         """
-        self._folder = folder
+        super().__init__(folder, patience_s)
         self._seed = seed
-        self._patience_s = patience_s
-        self.rounds: dict[System, list[Round]] = {}
-        self.skipped: dict[str, str] = {}
-        self.wrong: list[str] = []
 
-    def run(self, system: System, python: Path, number: int) -> None:
-        """Run one round of a system; a peer that fails is left out from then on."""
-        if system.name in self.skipped:
-            return
-        folder = Path(tempfile.mkdtemp(prefix="crash-ledger-", dir=self._folder))
-        try:
-            found = run_round(system, python, folder, Random(f"{self._seed} {number}"), self._patience_s)
-        except ProgramFailed as error:
-            print(error, file=sys.stderr)
-            wrong = [str(error)]
-            if system.module != OURS:
-                self.skipped[system.name] = "failed"
-                self.rounds.pop(system, None)
-        else:
-            self.rounds.setdefault(system, []).append(found)
-            wrong = [*broken(found.counted), *found.violations]
-        if system.module == OURS and wrong:
-            self.wrong += [f"{system.name}: {what} (round {number}, see {folder})" for what in wrong]
-        else:
-            shutil.rmtree(folder)
+    def measure(self, system: System, python: Path, folder: Path, number: int) -> tuple[Round, list[str]]:
+        """Run one round."""
+        found = run_round(system, python, folder, Random(f"{self._seed} {number}"), self._patience_s)
+        return found, [*broken(found.counted), *found.violations]
 
     def late(self) -> list[str]:
         """Return where ours took longer to recover than is promised."""
-        slowest = {system: _worst(rounds) for system, rounds in self.rounds.items() if system.module == OURS}
+        slowest = {system: _worst(rounds) for system, rounds in self.rounds.items() if system.ours}
         return [
             f"{system.name}: {worst:.3f} s until all was live, promised {RECOVERY_S_MAX:g}"
             for system, worst in slowest.items()
@@ -168,65 +144,24 @@ def _worst(rounds: Sequence[Round]) -> float | None:
     return _MEASURES["all live s, worst"]([found.counted for found in rounds])
 
 
-def pythons(envs: Path, skipped: dict[str, str], *, peers: bool) -> dict[System, Path]:
-    """Return the interpreter of every system that can run here; the others are put into `skipped` with one word."""
-    found: dict[System, Path] = {}
-    for system in SYSTEMS:
-        if not system.packages:
-            found[system] = Path(sys.executable)
-        elif not peers:
-            skipped[system.name] = "unasked"
-        else:
-            try:
-                found[system] = python_of(system.packages, envs)
-            except NotInstallable as error:
-                print(error, file=sys.stderr)
-                skipped[system.name] = "uninstallable"
-    return found
-
-
 def show(ledger: Ledger, rounds: int, seed: int) -> None:
     """Print the table, how each store is durable, and what each system brings."""
     rows = ledger.rows()
     print(f"kill -9 with {IN_FLIGHT} turns in flight; {rounds} interleaved rounds, seed {seed}")
     print(f"  {'':18}" + "".join(f"{row['system']:>17}" for row in rows))
     for name in _MEASURES:
-        print(f"  {name:18}" + "".join(f"{_cell(row[name]):>17}" for row in rows))
-    for system, found in ledger.rounds.items():
-        what = " ".join([system.name, *(f"[{package}]" for package in system.packages)])
-        print(textwrap.fill(f"{what}: {found[0].settings}. {system.brings}", 118, subsequent_indent="  "))
-    for name, reason in ledger.skipped.items():
-        print(f"{name}: skipped, {reason}")
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:,.0f}"
+        print(f"  {name:18}" + "".join(f"{cell(row[name]):>17}" for row in rows))
+    ledger.show_notes()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the rounds and print the ledger; return 1 where ours broke a promise."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.crash_ledger",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="kills of each system")
+    late_too = "exit code 1 where recovery takes longer than promised"
+    parser = options("crash_ledger", __doc__, rounds=5, check=late_too)
     parser.add_argument("--seed", type=int, default=0, help="what the moments of the kills follow from")
-    parser.add_argument("--no-peers", action="store_true", help="ours alone")
-    parser.add_argument("--envs", type=Path, default=default_folder(), help="where the peers' environments are kept")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds that a recovery may take")
-    parser.add_argument("--check", action="store_true", help="exit code 1 where recovery takes longer than promised")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     asked = parser.parse_args(arguments)
-    if asked.rounds < 1:
-        parser.error("--rounds must be 1 or more")
     ledger = Ledger(Path.cwd(), asked.seed, asked.patience)
-    interpreters = pythons(asked.envs, ledger.skipped, peers=not asked.no_peers)
-    for number in range(asked.rounds):
-        for system, python in interpreters.items():
-            ledger.run(system, python, number)
+    ledger.run_all(SYSTEMS, asked)
     show(ledger, asked.rounds, asked.seed)
     late = ledger.late()
     for line in [*ledger.wrong, *late]:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.crash_ledger._outside import EFFECTS, Line, What, effect, named
+from benchmarks._lines import Line, named
+from benchmarks.crash_ledger._outside import EFFECTS, What, effect
 
 __all__ = ["Counted", "broken", "count"]
 

@@ -9,7 +9,8 @@ import os
 import sys
 from typing import Any
 
-from benchmarks.crash_ledger._outside import EFFECTS, PLAN, Outside, What, answer, asked, durability
+from benchmarks._lines import durability
+from benchmarks.crash_ledger._outside import EFFECTS, PLAN, Outside, What, answer, asked
 
 _LOOK_S = 0.01
 _dbos: Any = importlib.import_module("dbos")  # typed where it is installed, which is not where this is checked

@@ -10,17 +10,8 @@ import importlib
 from itertools import pairwise
 from typing import Any, TypedDict
 
-from benchmarks.crash_ledger._outside import (
-    EFFECTS,
-    PLAN,
-    Outside,
-    What,
-    answer,
-    asked,
-    durability,
-    session_of,
-    sessions,
-)
+from benchmarks._lines import durability
+from benchmarks.crash_ledger._outside import EFFECTS, PLAN, Outside, What, answer, asked, session_of, sessions
 
 _aiosqlite: Any = importlib.import_module(
     "aiosqlite"

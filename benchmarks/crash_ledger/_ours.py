@@ -7,18 +7,8 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from benchmarks.crash_ledger._outside import (
-    EFFECTS,
-    PLAN,
-    Outside,
-    What,
-    answer,
-    asked,
-    effect,
-    named,
-    read,
-    session_of,
-)
+from benchmarks._lines import named, read
+from benchmarks.crash_ledger._outside import EFFECTS, PLAN, Outside, What, answer, asked, effect, session_of
 from turnkeeper import Agent, DidNotHappen, Effect, Happened, OnDoubt, Runtime, Settings, Tool, Turn, agent
 from turnkeeper.actors.store.reader import Reader
 from turnkeeper.kernel.step import StepStatus, fold_steps

@@ -4,16 +4,15 @@ Programs of peers import this in environments of their own, so it needs nothing 
 """
 
 import asyncio
-import json
-import os
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
+
+from benchmarks._lines import Lines, named, read
 
 IN_FLIGHT: Final = 32
 PLAN: Final = "plan"
@@ -25,7 +24,6 @@ _WAY_S_MAX: Final = 0.008
 
 How long it is, is drawn each time: with one length for all, 32 turns walk in step, and a kill meets one moment only.
 """
-_FILE: Final = "outside.log"
 
 
 class What(StrEnum):
@@ -40,26 +38,6 @@ class What(StrEnum):
     HAPPENED = "happened"  # an effect happened
     LISTED = "listed"  # the system said that an effect is in doubt
     DELIVERED = "delivered"  # a turn's result came, and is the right one
-
-
-class Line(NamedTuple):
-    """What was said of which turn, or effect, in which life, when (monotonic, s: one clock for all processes)."""
-
-    what: str
-    of: str
-    life: int
-    at: float
-
-
-def read(folder: Path) -> list[Line]:
-    """Return the whole lines, oldest first."""
-    content = (folder / _FILE).read_bytes() if (folder / _FILE).exists() else b""
-    return [Line(*json.loads(line)) for line in content.split(b"\n")[:-1]]
-
-
-def named(lines: Iterable[Line], what: What) -> set[str]:
-    """Return what lines of one kind speak of."""
-    return {line.of for line in lines if line.what == what}
 
 
 def effect(turn: str, step: str) -> str:
@@ -77,32 +55,14 @@ def result(turn: str) -> list[str]:
     return [answer(turn, step) for step in (PLAN, *EFFECTS)]
 
 
-def durability(journal: str, synchronous: int) -> str:
-    """Return how a SQLite connection is durable, in SQLite's own words."""
-    return f"{journal.upper()}, synchronous={('OFF', 'NORMAL', 'FULL', 'EXTRA')[synchronous]}"
-
-
-class Outside:
-    """The world as one process writes into it. Nothing is buffered, so a killed process leaves what it wrote."""
+class Outside(Lines):
+    """The world as one process writes into it."""
 
     def __init__(self, folder: Path, life: int) -> None:
         """Open the file for appending."""
-        self.folder = folder
-        self.life = life
+        super().__init__(folder, life)
         self.before = read(folder)
-        self._fd = os.open(folder / _FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._said: set[tuple[What, str]] = set()
         self._chance = Random(life)
-
-    def note(self, what: What, of: str = "") -> None:
-        """Append a line."""
-        os.write(self._fd, json.dumps(Line(what, of, self.life, time.monotonic())).encode() + b"\n")
-
-    def once(self, what: What, of: str) -> None:
-        """Append a line, unless this process has."""
-        if (what, of) not in self._said:
-            self._said.add((what, of))
-            self.note(what, of)
 
     async def act(self, turn: str, step: str) -> str:
         """Let an effect happen, once for each call, and return its answer."""

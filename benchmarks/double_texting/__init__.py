@@ -1,0 +1,1 @@
+"""Double texting: what becomes of several messages that arrive at once for one session, ours beside its peers."""
