@@ -236,6 +236,7 @@ TURNS: Final[tuple[Mutant, ...]] = (
             ),
         ),
         point="1: a deadline refreshed on restart",
+        tries=("waiting",),
     ),
     _turns(
         name="closing leaves a turn running that was about to start",

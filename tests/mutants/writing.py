@@ -171,7 +171,15 @@ WRITING: Final[tuple[Mutant, ...]] = (
     ),
     _sql(
         name="SQLite: a turn goes that a suspended one waits for",
-        edits=((_READ, '.read_text(encoding="utf-8").replace("w WHERE w.child_id = t.turn_id", "w WHERE 0")\n'),),
+        edits=(
+            (
+                _READ,
+                (
+                    '.read_text(encoding="utf-8").replace("w WHERE w.child_id = t.turn_id", "w WHERE 0")'
+                    '.replace(" AND NOT EXISTS (SELECT 1 FROM waits WHERE child_id = ?1)", "")\n'
+                ),
+            ),
+        ),
     ),
     _sql(
         name="SQLite: a turn goes whose joined message has a key that answers",

@@ -486,7 +486,7 @@ async def test_a_turn_whose_run_is_stopped_while_it_is_being_cancelled_is_cancel
 async def test_a_wish_outlasts_another_one_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever fails to cancel a turn takes back what they said, and nothing else."""
 
-    async def failing(_: SessionAgent) -> bool:
+    async def failing(*_: Any) -> None:
         raise StorageFailed("", "as planned")
 
     gate = Gate()
@@ -496,7 +496,7 @@ async def test_a_wish_outlasts_another_one_that_fails(path: Path, monkeypatch: p
         async with runtime._open_node().hold(Address("", "s", "play")) as held:
             turn = held.live(receipt.turn_id)
         assert turn is not None
-        monkeypatch.setattr(SessionAgent, "learn_joined", failing)
+        monkeypatch.setattr(SessionAgent, "_cancel_waiting", failing)
         for earlier in (None, PolicyResolved("turn", "", "cancel", by="ann")):
             turn.request = earlier
             with pytest.raises(StorageFailed):

@@ -50,6 +50,23 @@ async def test_an_interrupt_that_is_refused_leaves_the_suspended_turn_and_every_
         assert runtime.statistics().suspended == 0
 
 
+async def test_a_turn_runs_until_its_suspension_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits until nothing runs finds in the store what stands then."""
+    real = SqliteStore.apply
+
+    async def slowly(self: SqliteStore, points: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return await real(self, points)
+
+    async with Runtime(path, [sleeper], settings=QUICK) as runtime:
+        await runtime.tell("s", "sleeper", "first")
+        monkeypatch.setattr(SqliteStore, "apply", slowly)
+        await until(lambda: runtime.statistics().running == 0)
+
+        assert rows(path, "SELECT state FROM turns") == [("suspended",)]
+        assert runtime.statistics().suspended == 1
+
+
 async def test_a_message_that_is_refused_because_its_old_receipt_was_pruned_leaves_no_gap(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

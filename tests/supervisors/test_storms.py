@@ -329,12 +329,12 @@ async def test_a_verb_that_is_said_meanwhile_is_kept(world: SimulatedWorld, runt
             storms = Storms(running.node, running._reception, running._chronicle)
 
             def pause_behind() -> None:
-                if wanted(running) == "running":  # the verb has not been said yet
-                    asyncio.get_running_loop().call_later(0, pause_behind)
-                else:
+                if running._chronicle._saying.locked():  # the verb is on its way
                     storms.pause(agent_id, error)
+                else:
+                    asyncio.get_running_loop().call_soon(pause_behind)
 
-            asyncio.get_running_loop().call_later(0, pause_behind)
+            asyncio.get_running_loop().call_soon(pause_behind)
 
         running.node.on_storm = stop_first
         await fail(running, *"abcde")

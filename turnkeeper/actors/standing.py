@@ -259,7 +259,6 @@ class Standing(Turns):
         """End a turn that does not run, its children first; does nothing where it moves meanwhile."""
         for child_id in [*(turn.children or ())]:
             await cancel_turn(self._node, child_id, request)
-        await self.learn_joined()
         if self.live(turn.row.turn_id) is turn and turn.steady and turn.task is None:
             await self._cancel_waiting(turn, request)
 

@@ -349,7 +349,8 @@ class Steps:
                     self.journal.resolved(call, "fail")
                 raise EffectInDoubt(call.name, call.key)
             case OnDoubt.ASK:
-                return await self._stand_on(call)
+                issued = call.issued if recorded is None else recorded.issued  # as its record has it
+                return await self._stand_on(msgspec.structs.replace(call, issued=issued))
 
     async def _stand_on(self, call: Call) -> NoReturn:
         """Suspend the turn on the step: this run ends here, by cancellation.

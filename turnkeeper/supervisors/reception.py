@@ -137,13 +137,13 @@ class Reception:
         Raises:
             UnknownAgent: the runtime was not given it.
             ShuttingDown: the runtime closes.
-            StorageFailed: the store cannot be read.
+            StorageFailed: the store cannot be read, or what it holds is being taken up: brought here meanwhile, a turn
+                that is to be taken back would be started.
         """
         if not unserved:
             self.definition(address.agent_id)
         node = self._node
-        if node.closing:
-            raise node.gone
+        node.check_open()
         with self._called(address):
             try:
                 agent = await self._brought(node, address)

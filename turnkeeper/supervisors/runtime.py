@@ -281,7 +281,7 @@ class Runtime(Answering, Inspection, Operation, Tending):
         return RuntimeStatistics(
             boot_id=self._node.lease.boot_id,
             agents=len(agents),
-            running=sum(turn.row.state is not TurnState.SUSPENDED for turn in current),
+            running=sum(turn.moving or turn.row.state is not TurnState.SUSPENDED for turn in current),
             queued=live - len(current),
             suspended=self._node.suspended,
             persistence=self._node.persistence.statistics(),
