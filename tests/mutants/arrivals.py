@@ -19,6 +19,7 @@ ARRIVALS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="what was steered to a turn that has not run since a restart is lost with its end",
+        found_by="test_what_nobody_took_outlives_a_restart_as_a_turn_of_its_own",
         where="actors.turns",
         edits=(("        if ends and turn.unread:\n", "        if False:\n"),),
         point="7: a second message while busy was lost",
@@ -33,6 +34,7 @@ ARRIVALS: Final[tuple[Mutant, ...]] = (
                 "        self.taken, self.unread, self.forked = set(), 0, is_fork(edges)",
             ),
         ),
+        slow=True,
     ),
     _arrivals(
         name="what is steered is handed over at each asking",
@@ -60,6 +62,7 @@ ARRIVALS: Final[tuple[Mutant, ...]] = (
     ),
     _arrivals(
         name="an actor leaves memory while what it was sent is being committed",
+        found_by="test_an_actor_stays_in_memory_for_what_is_being_committed",
         where="actors.turns",
         edits=(("is TurnState.SUSPENDED and self.still:\n", "is TurnState.SUSPENDED and self._current.steady:\n"),),
         point="14: several instances of one actor",
@@ -78,6 +81,7 @@ ARRIVALS: Final[tuple[Mutant, ...]] = (
     Mutant(
         where="actors.session",
         name="an interrupt is not asked for where the message is accepted",
+        found_by="test_an_interrupted_turn_is_cancelled_and_says_by_whom",
         edits=(
             (
                 "        node.persistence.submit([*change.records, *records], noted)\n",

@@ -190,6 +190,7 @@ _READING: Final[tuple[Mutant, ...]] = (
     Mutant(
         where="actors.store.sqlite",
         name="the store skips an edge at the border of two pages",
+        found_by="test_what_has_happened_is_told_once_and_in_order",
         edits=(('self._read("edges_since", since, limit)', 'self._read("edges_since", since + 1, limit)'),),
         tries=("conformance",),
     ),
@@ -203,14 +204,17 @@ _KEEPING: Final[tuple[Mutant, ...]] = (
     ),
     _reader(
         name="the store prunes turns whose keys answer",
+        found_by="test_what_joined_a_turn_goes_with_it_and_keeps_it_while_its_key_answers",
         edits=(('"prunable", ended_before, now, limit', '"prunable", ended_before, now + 1e9, limit'),),
     ),
     _reader(
         name="the store prunes what has just ended",
+        found_by="test_pruning_takes_nothing_that_ended_later",
         edits=(('"prunable", ended_before, now, limit', '"prunable", now, now, limit'),),
     ),
     _reader(
         name="the store prunes the newest turn, and its number is given out again",
+        found_by="test_the_newest_turn_is_kept_so_that_no_number_comes_twice",
         edits=(
             (
                 'self._rows("prunable", ended_before, now, limit)',
@@ -220,6 +224,7 @@ _KEEPING: Final[tuple[Mutant, ...]] = (
     ),
     _reader(
         name="the store prunes the newest edge, and its number is given out again",
+        found_by="test_what_joined_a_turn_goes_with_it_and_keeps_it_while_its_key_answers",
         edits=(
             (
                 'self._rows("prunable", ended_before, now, limit)',
@@ -242,14 +247,17 @@ _KEEPING: Final[tuple[Mutant, ...]] = (
     ),
     _batch(
         name="a late edge is not chained to those before it",
+        found_by="test_a_late_edge_is_chained_to_those_before_it",
         edits=(("else chained(before, turn_id", 'else chained(b"", turn_id'),),
     ),
     _batch(
         name="a value too large for its row is lost",
+        found_by="test_a_large_value_comes_back_whole",
         edits=(("            if blobs:\n                self.executemany(_BLOB, blobs)\n", ""),),
     ),
     _batch(
         name="a value too large for its row is lost where its batch is written point by point",
+        found_by="test_a_large_value_comes_back_whole",
         edits=(
             (
                 "                self.executemany(_BLOB, blobs)\n                if self.execute(",
@@ -263,6 +271,7 @@ _VERSIONS: Final[tuple[Mutant, ...]] = (
     _changing(
         where="kernel.lifecycle",
         name="the version that a turn starts under is not recorded",
+        found_by="test_a_turn_finishes_under_the_version_it_started_under",
         edits=(
             (
                 "        granted = LeaseGranted(lease.boot_id, lease.until, version)\n",
@@ -273,6 +282,7 @@ _VERSIONS: Final[tuple[Mutant, ...]] = (
     _changing(
         where="actors.agent",
         name="what an agent adopts is not looked at",
+        found_by="test_a_newer_handler_may_adopt_the_turns_of_an_older_one",
         edits=(("version in self.adopts or", "version in self.older or"),),
     ),
 )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,9 @@ Found = tuple[int, str]
 """The number of the run (from 1), and what found the bug in it."""
 
 
-def hunt(mutant: Mutant | None, tries: tuple[str, ...], runs: int, known: Collection[int]) -> Iterator[Found]:
+def hunt(
+    mutant: Mutant | None, tries: tuple[str, ...], tests: Collection[str], runs: int, known: Collection[int]
+) -> Iterator[Found]:
     """Plant a mutant, or none for the control, and yield each run that fails.
 
     Runs take the scenarios and their weathers in turn, so that each has its share of the seeds.
@@ -37,6 +39,7 @@ def hunt(mutant: Mutant | None, tries: tuple[str, ...], runs: int, known: Collec
     Args:
         mutant: what to plant.
         tries: see `Mutant`.
+        tests: where tests are tried, which of them; all if empty.
         runs: how many.
         known: runs that fail without any mutant; they prove nothing, and are left out.
     """
@@ -45,10 +48,10 @@ def hunt(mutant: Mutant | None, tries: tuple[str, ...], runs: int, known: Collec
         plant(mutant)
         import_module(mutant.module)  # a mutant that cannot be imported is no find
     if tries == ("conformance",):
-        yield from _tested(_CONFORMANCE, "Sqlite")
+        yield from _tested(_CONFORMANCE, ["Sqlite", *_any(tests)])
         return
     if tries and tries[0].endswith(".py"):
-        yield from _tested(tries[0], "")
+        yield from _tested(tries[0], _any(tests))
         return
     trials = _trials(tries)
     for number in range(1, runs + 1):
@@ -129,12 +132,19 @@ class _FirstFailure:
             )
 
 
-def _tested(file: str, only: str) -> Iterator[Found]:
-    """Run a file of tests: what is in SQLite's writer no store in memory shows, and some orders only a test sees."""
+def _any(tests: Collection[str]) -> list[str]:
+    return [f"({' or '.join(tests)})"] if tests else []
+
+
+def _tested(file: str, only: Sequence[str]) -> Iterator[Found]:
+    """Run those of a file of tests that are all of what is said.
+
+    What is in SQLite's writer no store in memory shows, and some orders only a test sees.
+    """
     import pytest
 
     seen = _FirstFailure()
-    code = pytest.main([*_PYTEST, only, file], plugins=[seen])
+    code = pytest.main([*_PYTEST, " and ".join(only), file], plugins=[seen])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         msg = f"the tests could not be run: {code!r}"
         raise RuntimeError(msg)

@@ -24,6 +24,7 @@ class Mutant:
         point: which of the contract's points on how others broke it (section 10) this is; empty for none.
         tries: the scenarios to try, all but the kernel's if empty; `conformance` stands for the suite of
             stores, and the path of a file for its tests.
+        found_by: where tests are tried, the one that finds it, so that a hunt need not run all of a file.
         missing: which check or act is missing for it to be found; empty where it must be found.
         slow: it takes many seeds, or it is a loop that ends only by the guard; the tests leave it to the command.
     """
@@ -33,6 +34,7 @@ class Mutant:
     edits: tuple[tuple[str, str], ...]
     point: str = ""
     tries: tuple[str, ...] = ()
+    found_by: str = ""
     missing: str = ""
     slow: bool = False
 

@@ -96,6 +96,7 @@ PARTICIPANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="the grace counts from the silence, and a late look gives none",
+        found_by="test_death_has_two_phases_and_looking_late_skips_none",
         where="kernel.supervision.liveness",
         edits=(
             (
@@ -145,14 +146,17 @@ PARTICIPANTS: Final[tuple[Mutant, ...]] = (
     ),
     _tested(
         name="a flood of names is remembered",
+        found_by="test_a_flood_of_names_leaves_a_bounded_memory",
         edits=(("            self._gone.popitem(last=False)\n", "            pass\n"),),
     ),
     _tested(
         name="one participant more than may be",
+        found_by="test_one_more_than_may_be_is_refused_and_has_room_once_one_is_gone",
         edits=((">= self._participants_max:", "> self._participants_max:"),),
     ),
     _tested(
         name="a takeover needs room of its own",
+        found_by="test_one_more_than_may_be_is_refused_and_has_room_once_one_is_gone",
         edits=(
             (
                 "if event is ChildEventKind.JOINED and len",
@@ -162,6 +166,7 @@ PARTICIPANTS: Final[tuple[Mutant, ...]] = (
     ),
     _tested(
         name="all who are silent are dealt with in one go",
+        found_by="test_many_silences_at_once_let_others_go_on_in_between",
         edits=(("_LOOKS_MAX: Final = 100", "_LOOKS_MAX: Final = 100_000"),),
     ),
 )

@@ -56,6 +56,7 @@ PROGRESS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="a heartbeat of an earlier run keeps the next one alive",
+        found_by="test_a_run_that_is_over_gets_on_no_more",
         where="actors.journal",
         tries=(_TESTS,),
         edits=(("        self.check_live()\n        self._turn.get_on(", "        self._turn.get_on("),),
@@ -115,6 +116,7 @@ PROGRESS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="a process that dies is a failure of its turn",
+        found_by="test_a_turn_whose_process_died_runs_again_and_uses_up_no_retry",
         where="kernel.verdict",
         tries=(_TESTS,),
         edits=(
@@ -134,22 +136,27 @@ PROGRESS: Final[tuple[Mutant, ...]] = (
     ),
     _ends(
         name="one bad turn with its retries pauses its agent",
+        found_by="test_a_turn_counts_once_however_often_its_runs_end",
         edits=(("        self._ends[turn_id] = now\n", "        self._ends[len(self._ends)] = now\n"),),
     ),
     _ends(
         name="ends of a storm are never forgotten",
+        found_by="test_an_end_is_forgotten_when_its_time_is_over",
         edits=((" if at > now - settings.storm_s}", "}"),),
     ),
     _ends(
         name="a program that is ended from outside leaves its agents paused",
+        found_by="test_a_cancellation_counts_only_where_a_limit_has_sent_it",
         edits=(("in _FRUITLESS and not cancelled and", "in _FRUITLESS and"),),
     ),
     _ends(
         name="turns that are quarantined before they run pause their agent",
+        found_by="test_a_turn_that_was_quarantined_before_it_ran_does_not_count",
         edits=((" and not isinstance(error, Quarantined)", ""),),
     ),
     _ends(
         name="a resumed agent is paused by its next bad turn",
+        found_by="test_the_fifth_turn_within_thirty_seconds_is_a_storm",
         edits=(("            return False\n        self._ends.clear()\n", "            return False\n"),),
     ),
     _run(

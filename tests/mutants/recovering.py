@@ -44,6 +44,7 @@ RECOVERING: Final[tuple[Mutant, ...]] = (
     ),
     _recovery(
         name="recovery takes its turns for its own before the store has them",
+        found_by="test_a_recovery_that_cannot_be_written_starts_nothing",
         edits=(("    told(None)\n    await done\n", "    told(None)\n"),),
         point="8: acts on what is not committed",
         tries=("tests/supervisors/test_recovery.py",),

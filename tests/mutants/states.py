@@ -60,6 +60,7 @@ STATES: Final[tuple[Mutant, ...]] = (
     ),
     _state(
         name="a state is committed that its agent cannot read",
+        found_by="test_a_turn_that_is_handed_over_leaves_its_state_with_the_answer_of_who_took_it",
         edits=(
             (
                 "        return body, decode(body, self.name, self._decoder)",
@@ -69,10 +70,12 @@ STATES: Final[tuple[Mutant, ...]] = (
     ),
     _state(
         name="a state that was stored under another version is read as it is",
+        found_by="test_a_state_of_another_version_is_brought_forward",
         edits=(("        if row.version == self.version:\n", "        if row.version <= self.version:\n"),),
     ),
     _state(
         name="a first state that nobody changed is made anew by every turn",
+        found_by="test_what_a_turn_does_not_change_is_not_written",
         edits=(
             (
                 "        if self._body is None or (before is not None",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ __all__ = ["Row", "control", "main", "rows"]
 
 _ROOT = Path(__file__).parents[2]
 _SIDE_BY_SIDE = 2
+_ENVIRONMENT = {**os.environ, "TURNKEEPER_TESTS_PATIENCE_S": "3"}
 _PROCESS_S = 900.0
 """Wall time that one mutant's hunt may take; what is not found by then is not found."""
 
@@ -51,7 +53,9 @@ def _hunted(arguments: Sequence[str], seeds: int) -> tuple[list[tuple[int, str]]
     began_s = time.perf_counter()
     command = [sys.executable, str(Path(__file__).parent), *arguments, "--seeds", str(seeds)]
     try:
-        ended = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_PROCESS_S, check=False)
+        ended = subprocess.run(
+            command, cwd=_ROOT, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_PROCESS_S, check=False
+        )
     except subprocess.TimeoutExpired as late:
         said = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
     else:
@@ -140,11 +144,14 @@ def _hunt(arguments: argparse.Namespace) -> int:
     """Hunt one mutant until it is found, or look for everything that fails without one."""
     known = {int(number) for number in (arguments.known or "").split(",") if number}
     if arguments.control is not None:
-        for found in hunt(None, tuple(filter(None, arguments.control.split(","))), arguments.seeds, known):
+        tries = tuple(filter(None, arguments.control.split(",")))
+        tests = {mutant.found_by for mutant in MUTANTS if mutant.tries == tries}
+        for found in hunt(None, tries, sorted(tests) if all(tests) else (), arguments.seeds, known):
             say(found)
         return 0
     mutant = next(mutant for mutant in MUTANTS if mutant.name == arguments.hunt)
-    first = next(hunt(mutant, mutant.tries, arguments.seeds, known), None)
+    tests = {mutant.found_by} - {""}
+    first = next(hunt(mutant, mutant.tries, tests, arguments.seeds, known), None)
     if first is not None:
         say(first)
     return 0

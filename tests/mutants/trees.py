@@ -22,6 +22,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _slot(
         name="a child that stops can be started beside the one that goes",
+        found_by="test_a_wish_while_it_stops_is_kept",
         edits=(
             ("(_STOPPING, _ENSURE): (_STOPPING, Action.NOTHING)", "(_STOPPING, _ENSURE): (_SPAWNING, Action.START)"),
         ),
@@ -35,11 +36,13 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _slot(
         name="a wish that comes while a child stops is forgotten",
+        found_by="test_a_wish_while_it_stops_is_kept",
         edits=(("self.wanted and (event is Event.STARTED or self.state is SlotState.STOPPING)", "False"),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     _table(
         name="a late exit of an older incarnation frees the slot of the next",
+        found_by="test_what_is_of_another_incarnation_counts_for_nothing",
         where="kernel.supervision.slot",
         edits=(("        if incarnation is not None and incarnation != self.incarnation:", "        if False:"),),
         point="12: a zombie completing after expiry",
@@ -56,6 +59,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _place(
         name="an end while a child is being stopped counts as down, before it is",
+        found_by="test_a_child_that_falls_while_it_is_being_stopped_is_down_once_the_stop_is",
         edits=(
             (
                 "self.slot.state in {SlotState.SPAWNING, SlotState.RUNNING}:\n            self.slot",
@@ -78,27 +82,32 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _supervisor(
         name="what was put away is brought back when it falls",
+        found_by="test_a_paused_child_goes_on_and_is_not_brought_back_before_it_is_resumed",
         edits=(("if place.desired is not Desired.RUNNING or not place", "if not place"),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     _supervisor(
         name="a temporary child is brought back",
+        found_by="test_a_spec_says_who_comes_back",
         edits=((" or not place.spec.restart.wanted(normal=exit_.normal)", ""),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     _supervisor(
         name="children are stopped in the order of their starts",
+        found_by="test_children_start_in_order_and_stop_in_reverse",
         edits=(("for place in reversed(list(self._places.values())):", "for place in list(self._places.values()):"),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     Mutant(
         name="what stands on a fallen child is not stopped before it is started anew",
+        found_by="test_a_strategy_says_who_is_started_anew",
         where="supervisors.rounds",
         edits=(("                await place.over(place.end())\n", ""),),
         tries=("tests/supervisors/test_supervisor.py",),
     ),
     _supervisor(
         name="a pause is cut short by whoever asks",
+        found_by="test_pauses_are_kept_and_nobody_cuts_them_short",
         edits=(
             (
                 " and place.timer is None and place",
@@ -118,6 +127,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _table(
         name="one restart more than is borne",
+        found_by="test_restarts_within_the_window_are_numbered_and_one_too_many_is_none",
         where="kernel.supervision.intensity",
         edits=(
             (
@@ -128,28 +138,33 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _table(
         name="a window that does not slide",
+        found_by="test_restarts_within_the_window_are_numbered_and_one_too_many_is_none",
         where="kernel.supervision.intensity",
         edits=(("self._times[0] <= now - intensity.within_s", "False"),),
     ),
     _table(
         name="a sweep that was held up kills at its first look",
+        found_by="test_every_pair_of_liveness_does_what_its_table_says",
         where="kernel.supervision.liveness",
         edits=(("TRANSITIONS[self.health, Sign.SILENCE], now)", "Health.DEAD, now)"),),
         point="3: a healthy one is reaped",
     ),
     _table(
         name="the beat of a stale incarnation keeps its successor alive",
+        found_by="test_the_beat_of_a_stale_incarnation_is_refused",
         where="kernel.supervision.liveness",
         edits=(("if incarnation != self.incarnation or health is None:", "if health is None:"),),
         point="12: heartbeats that renew nothing",
     ),
     _table(
         name="a beat counts as progress",
+        found_by="test_every_pair_of_liveness_does_what_its_table_says",
         where="kernel.supervision.liveness",
         edits=(("now if progress else self.progress_at, health)", "now, health)"),),
     ),
     _table(
         name="resuming ends a quarantine",
+        found_by="test_a_quarantine_ends_by_its_release_alone",
         where="kernel.supervision.desired",
         edits=(
             (
@@ -160,6 +175,7 @@ TREES: Final[tuple[Mutant, ...]] = (
     ),
     _table(
         name="under rest_for_one only the fallen child is started anew",
+        found_by="test_who_is_started_anew",
         where="kernel.supervision.strategy",
         edits=(("            return list(children[at:])", "            return [exited]"),),
     ),

@@ -54,6 +54,7 @@ WAITING: Final[tuple[Mutant, ...]] = (
     ),
     _cancelling(
         name="a turn that is being cancelled goes on with the end of its child",
+        found_by="test_children_are_cancelled_first",
         where="actors.standing",
         edits=((" or (turn.request is not None and turn.row.state is not TurnState.RUNNING)", ""),),
     ),
@@ -69,11 +70,13 @@ WAITING: Final[tuple[Mutant, ...]] = (
     ),
     _cancelling(
         name="a crash forgets that a turn is to end",
+        found_by="test_a_tree_is_cancelled_under_a_kill_at_every_point",
         where="actors.run",
         edits=(("turn.request = turn.request or record.request", "turn.request = turn.request"),),
     ),
     _ring(
         name="a ring is not looked for where a turn has left memory",
+        found_by="test_a_ring_through_a_queued_turn_is_found",
         edits=(
             (
                 "        if awaited is None:\n            return [], at\n",

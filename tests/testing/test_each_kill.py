@@ -70,14 +70,14 @@ def test_a_doubt_and_its_fork_killed_at_every_third_point_lose_nothing_and_repea
     assert report.effects > 4 * report.kills
 
 
-def test_three_agents_killed_at_every_third_point_come_to_the_same_answer(tmp_path: Path) -> None:
+def test_three_agents_killed_at_every_fifth_point_come_to_the_same_answer(tmp_path: Path) -> None:
     """Triage hands to billing, billing asks pricing and waits for a person; the life itself checks what it comes to."""
     life = "turnkeeper.testing.scenarios.waiting:small"
-    report = each_kill(life, tmp_path, every=3, repeatable=("book", "answer"))
+    report = each_kill(life, tmp_path, every=5, repeatable=("book", "answer"))
 
     assert report.violations == []
     assert report.points > 30
-    assert report.kills >= report.points // 3 - 2
+    assert report.kills >= report.points // 5 - 2
 
 
 # ---------------------------------------------------------------- what is found

@@ -23,7 +23,7 @@ __all__ = ["life"]
 _SETTINGS: Final = Settings(
     mailbox_len_max=3,
     idle_agents_max=1,
-    idempotency_s=50_000.0,
+    idempotency_s=10_000.0,
     lease_s=300.0,
     retries_max=10_000,
     recoveries_max=10_000,
@@ -49,7 +49,7 @@ async def life(world: World) -> None:
     draw = Random(f"clients {world.seed}")
     clients = _Clients(world)
     kinds = [draw.choice(clients.kinds) for _ in range(_CLIENTS)]
-    if draw.random() < 0.1:  # noqa: PLR2004 - it takes thousands of heartbeats
+    if draw.random() < 0.1:  # noqa: PLR2004 - it takes a hundred heartbeats, each of which may be the last
         kinds.append(clients.expired)
     if draw.random() < 0.5 and not world.happened("closed in the middle"):  # noqa: PLR2004 - half of the runs
         async with world.runtime([_echo], settings=_SETTINGS) as runtime:
