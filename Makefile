@@ -14,14 +14,14 @@ test: .venv/dev.stamp ## every test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 explore: .venv/dev.stamp ## seeds that nobody has run yet, under a minute
-	$(BIN)/turnkeeper simulate desk --for 12
-	$(BIN)/turnkeeper simulate programs --for 12
-	$(BIN)/turnkeeper simulate clients --for 8
-	$(BIN)/turnkeeper simulate handlers --for 8
-	$(BIN)/turnkeeper simulate doubts --for 10
-	$(BIN)/turnkeeper simulate kernel --for 5
-	$(BIN)/turnkeeper simulate trees --for 3
-	$(BIN)/turnkeeper simulate participants --for 3
+	$(BIN)/turnkeeper simulate desk --for 8
+	$(BIN)/turnkeeper simulate programs --for 8
+	$(BIN)/turnkeeper simulate clients --for 6
+	$(BIN)/turnkeeper simulate handlers --for 5
+	$(BIN)/turnkeeper simulate doubts --for 8
+	$(BIN)/turnkeeper simulate kernel --for 3
+	$(BIN)/turnkeeper simulate trees --for 2
+	$(BIN)/turnkeeper simulate participants --for 2
 	$(BIN)/turnkeeper simulate waiting --for 8
 
 mutants: .venv/dev.stamp ## plant each bug, and count the seeds until it is found

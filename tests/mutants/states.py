@@ -70,6 +70,7 @@ STATES: Final[tuple[Mutant, ...]] = (
     ),
     _state(
         name="a state that was stored under another version is read as it is",
+        tries=("tests/actors/test_state_versions.py",),
         found_by="test_a_state_of_another_version_is_brought_forward",
         edits=(("        if row.version == self.version:\n", "        if row.version <= self.version:\n"),),
     ),
@@ -86,7 +87,7 @@ STATES: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="nobody looks into states",
         where="kernel.history",
-        tries=("tests/actors/test_state.py",),
+        tries=("tests/actors/test_state_versions.py",),
         edits=(("    yield from _check_state(rows, session.actor_id, where)\n", ""),),
         slow=True,
     ),
