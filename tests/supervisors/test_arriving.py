@@ -1,99 +1,25 @@
 """Arrivals: what becomes of a message that finds its actor at work, by policy and standing, on a real file."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import msgspec
 import pytest
-from looking import check_invariants, details, dump, kinds, rows, until
+from looking import details, dump, kinds, rows, until
+from staging import SETTINGS, Stage, answer, staged, states, stopping, tell, values
 
-from turnkeeper import Agent, Effect, Receipt, Runtime, Settings, Turn, agent, tool
+from turnkeeper import Receipt, Runtime, Settings, Turn, agent
 from turnkeeper.actors.store.audit import audit
 from turnkeeper.kernel.arrival import Policy
 from turnkeeper.kernel.errors import (
     ActorBusy,
-    ContractViolation,
     IdempotencyConflict,
     MailboxFull,
     ShuttingDown,
 )
 from turnkeeper.kernel.names import Address
 from turnkeeper.testing.kills import each_kill
-
-SETTINGS = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02, suspend_s=0.001)
-
-
-class Stage:
-    """An agent `play`: it notes what it was given, and is held at its gate until the test opens it.
-
-    With `stands` its first turn waits for a signal before that. With `steers` it takes what was steered to it, before
-    and after. A `deaf` one swallows its cancellation.
-    """
-
-    def __init__(self, *, stands: bool = False, steers: bool = True, deaf: bool = False, **options: Any) -> None:
-        self.gate = asyncio.Event()
-        self.started: list[Any] = []
-        self.heard: list[Any] = []
-        self.deaf = deaf
-
-        @agent("play", **options)
-        async def play(turn: Turn) -> dict[str, Any]:
-            self.started.append(turn.input)
-            heard = [*(await turn.steering())] if steers else []
-            if stands and turn.input == "first":
-                await turn.signal("go")
-            await self._held()
-            heard += await turn.steering() if steers else []
-            self.heard += heard
-            return {"messages": turn.messages, "heard": heard}
-
-        self.play: Agent = play
-
-    async def _held(self) -> None:
-        while True:
-            try:
-                await self.gate.wait()
-            except asyncio.CancelledError:
-                if not self.deaf:
-                    raise
-            else:
-                return
-
-
-@asynccontextmanager
-async def staged(path: Path, stage: Stage, settings: Settings = SETTINGS) -> AsyncIterator[Runtime]:
-    """A runtime on a real file; after it, every invariant holds."""
-    with anyio.fail_after(20):
-        async with Runtime(path, [stage.play], settings=settings) as runtime:
-            yield runtime
-    check_invariants(path)
-    assert audit(path).violations == []
-
-
-async def tell(runtime: Runtime, said: object, arrival: str | None = None, key: str | None = None) -> Receipt:
-    return await runtime.tell("s", "play", said, arrival=arrival, key=key)
-
-
-async def values(*receipts: Receipt) -> list[Any]:
-    return [(await receipt.deliverable()).value for receipt in receipts]
-
-
-def states(path: Path) -> list[str]:
-    return [state for (state,) in rows(path, "SELECT state FROM turns ORDER BY turn_id")]
-
-
-def stopping(runtime: Runtime) -> bool:
-    """Say whether the one turn that runs was told to stop."""
-    return any(agent.current is not None and agent.current.stop is not None for agent in runtime._reception.agents())
-
-
-def answer(*messages: object, heard: list[Any] | None = None) -> dict[str, Any]:
-    return {"messages": [*messages], "heard": heard or []}
-
 
 # ---------------------------------------------------------------- running
 
@@ -523,78 +449,6 @@ async def test_steering_takes_as_much_as_one_record_holds(tmp_path: Path) -> Non
 
     assert queued.arrived == "queued"
     assert [len(value["heard"]) for value in all_of_them] == [1, 1, 0, 0]
-
-
-# ---------------------------------------------------------------- limits and names
-
-
-async def test_what_joined_counts_against_the_mailbox(tmp_path: Path) -> None:
-    """Until it is taken, or its turn begins: a full mailbox refuses before acceptance."""
-    stage, path = Stage(), tmp_path / "a.db"
-    async with staged(path, stage, Settings(synchronous="OFF", mailbox_len_max=3)) as runtime:
-        await tell(runtime, "first")
-        await until(lambda: stage.started)
-        for arrival in ("queue", "coalesce", "steer"):
-            await tell(runtime, arrival, arrival)
-        for policy in (Policy.QUEUE, Policy.COALESCE, Policy.STEER, Policy.INTERRUPT):
-            with pytest.raises(MailboxFull):
-                await tell(runtime, "one more", policy)
-        stage.gate.set()
-        await until(lambda: runtime.statistics().completed == 2)
-        again = await tell(runtime, "one more", "steer")
-
-    assert again.arrived == "started"
-    assert rows(path, "SELECT count(*) FROM receipts") == [(5,)]
-
-
-async def test_an_agent_has_a_policy_and_a_message_may_have_another(tmp_path: Path) -> None:
-    """By its name; there are no others."""
-    stage, path = Stage(arrival="steer"), tmp_path / "a.db"
-    async with staged(path, stage) as runtime:
-        first = await tell(runtime, "first")
-        await until(lambda: stage.started)
-        steered, queued = await tell(runtime, "second"), await tell(runtime, "third", "queue")
-        with pytest.raises(ContractViolation, match="queue, reject, coalesce, interrupt, steer"):
-            await tell(runtime, "fourth", "whenever")
-        stage.gate.set()
-        asked = await runtime.ask("s", "play", "fifth", arrival=Policy.QUEUE)
-        await values(first, queued)
-
-    assert (steered.arrived, queued.arrived) == ("steered", "queued")
-    assert asked.value == answer("fifth")
-    with pytest.raises(ContractViolation, match="queue, reject, coalesce, interrupt, steer"):
-        agent("play", arrival="whenever")
-
-
-async def test_an_interrupt_waits_for_an_effect_that_is_under_way(tmp_path: Path) -> None:
-    """Its result is recorded, nothing more is called, and what was dropped is said."""
-    called, gate, path = asyncio.Event(), asyncio.Event(), tmp_path / "a.db"
-
-    @tool(effect=Effect.EFFECTFUL)
-    async def charge(cents: int) -> str:
-        called.set()
-        await gate.wait()
-        return "paid"
-
-    @agent("play")
-    async def play(turn: Turn) -> str:
-        if turn.input == "first":
-            await turn.call(charge, 5)
-            await turn.call(charge, 6)
-        return "done"
-
-    async with Runtime(path, [play], settings=SETTINGS) as runtime:
-        first = await tell(runtime, "first")
-        await called.wait()
-        second = await tell(runtime, "second", "interrupt")
-        gate.set()
-        ended, value = await first.deliverable(), await values(second)
-
-    assert ended.failure is not None
-    assert ended.failure.type == "Interrupted"
-    assert kinds(path, first.turn_id)[2:] == ["step_intended", "policy_resolved", "step_succeeded", "turn_cancelled"]
-    assert value == ["done"]
-    assert audit(path).violations == []
 
 
 # ---------------------------------------------------------------- kills

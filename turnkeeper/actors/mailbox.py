@@ -89,8 +89,10 @@ class Mailbox:
     @property
     def waiting_len(self) -> int:
         """Return how many messages wait: as turns in the queue, or beside the one that opened their turn."""
-        joined = sum(turn.beside_len for turn in self.open_turns() if turn.joined or turn.unread)
-        return len(self._queue) + joined
+        waiting = len(self._queue)
+        if self._node.joined:  # else each of a flood's messages would walk through all before it
+            waiting += sum(turn.beside_len for turn in self.open_turns() if turn.joined or turn.unread)
+        return waiting
 
     @property
     def still(self) -> bool:

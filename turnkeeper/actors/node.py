@@ -93,6 +93,7 @@ class Node:
         "failed",
         "handing_on",
         "hold",
+        "joined",
         "late",
         "lease",
         "line",
@@ -164,6 +165,7 @@ class Node:
         self.deaf: set[asyncio.Task[Any]] = before.deaf if before else set()
         self.late: dict[str, asyncio.Future[None]] = before.late if before else {}
         self.suspended = 0
+        self.joined = False  # no message has joined a turn: what waits for an actor is its queue, and nothing beside
         self.on_due: Callable[[float], None] = lambda _due_at: None  # the alarm is told of a deadline, wall time, s
         self.resting: set[str] = set()  # agents that start no turn: paused, stopped or quarantined
         self.storms: defaultdict[str, Storm] = defaultdict(Storm)  # by agent

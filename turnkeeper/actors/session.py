@@ -184,6 +184,7 @@ class SessionAgent(Signals):
         before, change = turn.row, join(turn.row, arrival, retired)
         turn.row = change.row
         turn.joined[arrival.turn_id] = arrival
+        self._node.joined = True
         unread = 1 if turn.unread else 0  # then those in memory are not all, and are not what is counted
         turn.unread += unread
         turn.noting += 1
@@ -285,6 +286,7 @@ class SessionAgent(Signals):
         turn.parent = Parent(live.parent_id, None) if live.parent_id is not None else None
         turn.stands = [*stands]
         turn.unread = live.joined
+        self._node.joined = self._node.joined or live.joined > 0
         turn.counted = row.state is TurnState.SUSPENDED  # by the store
         if row.state is TurnState.SUSPENDED:
             self._current = turn
