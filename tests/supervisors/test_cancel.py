@@ -7,91 +7,23 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from looking import FAST, check_invariants, details, kinds, rows, until
+from cancelling import STANDING, SUSPENDED, Gate, acting, states
+from looking import check_invariants, details, kinds, rows, until
 from msgspec import structs
 
-from turnkeeper import Effect, OnDoubt, Runtime, Settings, Turn, agent, tool
+from turnkeeper import Effect, Runtime, Settings, Turn, agent, tool
 from turnkeeper.actors.nudges import cancel_turn
 from turnkeeper.actors.session import SessionAgent
-from turnkeeper.actors.store.sqlite import SqliteStore
 from turnkeeper.kernel.edge import PolicyResolved
 from turnkeeper.kernel.errors import Deadlock, ShuttingDown, StorageFailed, TurnNotFound
 from turnkeeper.kernel.names import Address
 from turnkeeper.testing import Fault, Faults, World, each_crash, run
-
-SUSPENDED = structs.replace(FAST, suspend_s=0.001, retries_max=3)
-STANDING = structs.replace(FAST, suspend_s=60.0, insist_s=0.2)
-
-
-class Gate:
-    """Where steps stay until they are let go."""
-
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.opened = asyncio.Event()
-
-    async def stay(self) -> str:
-        self.entered.set()
-        await self.opened.wait()
-        return "done"
-
-
-def acting(gate: Gate) -> Any:  # noqa: C901 - one case for each place
-    """An agent whose input says where its turn stays."""
-
-    @tool(effect=Effect.IDEMPOTENT)
-    async def idempotent() -> str:
-        return await gate.stay()
-
-    @tool(effect=Effect.EFFECTFUL)
-    async def effectful() -> str:
-        return await gate.stay()
-
-    @tool(effect=Effect.EFFECTFUL, on_doubt=OnDoubt.ASK, timeout_s=0.01)
-    async def doubtful() -> str:
-        await asyncio.sleep(60)
-        return "never"
-
-    @agent("play")
-    async def play(turn: Turn) -> Any:
-        match turn.input:
-            case "pure":
-                await turn.step("pure", gate.stay)
-            case "idempotent":
-                await turn.call(idempotent)
-            case "effectful":
-                await turn.call(effectful)
-            case "doubt":
-                await turn.call(doubtful)
-            case "handler":
-                await gate.stay()
-            case "deaf":
-                gate.entered.set()
-                while not gate.opened.is_set():
-                    with suppress(asyncio.CancelledError):
-                        await gate.opened.wait()
-            case "raise":
-                gate.entered.set()
-                raise ValueError("again")
-            case "signal":
-                gate.entered.set()
-                await turn.signal("go")
-            case _:
-                pass
-        return await turn.step("after", lambda: "completed")
-
-    return play
-
-
-def states(path: Path) -> list[str]:
-    return [state for (state,) in rows(path, "SELECT state FROM turns ORDER BY turn_id")]
-
 
 # ---------------------------------------------------------------- from wherever it stands
 
@@ -529,92 +461,4 @@ async def test_a_wish_that_is_recorded_is_kept_though_a_child_cannot_be_ended(
             result = await receipt.deliverable()
 
     assert (result.outcome, states(path)) == ("cancelled", ["cancelled", "cancelled"])
-    check_invariants(path)
-
-
-# ---------------------------------------------------------------- by session, and by accident
-
-
-async def test_a_session_is_cancelled_and_nothing_of_it_starts_meanwhile(path: Path) -> None:
-    """Other sessions, and those of other tenants, go on."""
-    gate, started = Gate(), []
-
-    @agent("play")
-    async def play(turn: Turn) -> str:
-        started.append((turn.tenant, turn.session_id))
-        return await turn.step("pure", gate.stay)
-
-    async with Runtime(path, [play], settings=STANDING) as runtime:
-        mine = [await runtime.tell("s", "play", None) for _ in range(4)]
-        others = [await runtime.tell("t", "play", None), await runtime.tell("s", "play", None, tenant="other")]
-        await until(lambda: len(started) == 3)
-        with anyio.fail_after(5):
-            ends = await runtime.cancel_session("s", by="ann")
-        gate.opened.set()
-        left = [(await receipt.deliverable()).outcome for receipt in others]
-
-    assert [end.turn_id for end in ends] == [receipt.turn_id for receipt in reversed(mine)]
-    assert {end.outcome for end in ends} == {"cancelled"}
-    assert left == ["completed", "completed"]
-    assert len(started) == 3
-    check_invariants(path)
-
-
-async def test_a_client_that_goes_away_cancels_nothing(path: Path) -> None:
-    """Whoever waits for a deliverable may stop waiting."""
-    gate = Gate()
-    async with Runtime(path, [acting(gate)], settings=STANDING) as runtime:
-        asking = asyncio.create_task(runtime.ask("s", "play", "pure", key="k"))
-        await gate.entered.wait()
-        asking.cancel()
-        await asyncio.wait([asking])
-        gate.opened.set()
-        with anyio.fail_after(5):
-            result = await runtime.ask("s", "play", "pure", key="k")
-
-    assert result.outcome == "completed"
-
-
-@pytest.mark.parametrize("turns_of_the_loop", [0, 1, 2, 3, 5, 8, 13, 21])
-@pytest.mark.parametrize("settings", [STANDING, SUSPENDED], ids=["standing", "suspended"])
-async def test_one_who_cancels_and_goes_away_leaves_no_turn_half_cancelled(
-    path: Path, settings: Settings, turns_of_the_loop: int
-) -> None:
-    """Either it is cancelled, or it goes on and can be."""
-    gate = Gate()
-    async with Runtime(path, [acting(gate)], settings=settings) as runtime:
-        receipt = await runtime.tell("s", "play", "signal")
-        await until(lambda: "step_intended" in kinds(path) or states(path) == ["suspended"])
-        cancelling = asyncio.create_task(runtime.cancel(receipt.turn_id))
-        for _ in range(turns_of_the_loop):
-            await asyncio.sleep(0)
-        cancelling.cancel()
-        await asyncio.wait([cancelling])
-        await runtime.signal("s", "play", "go")
-        with anyio.fail_after(5):
-            result = await receipt.deliverable()
-
-    assert result.outcome in {"cancelled", "completed"}
-    check_invariants(path)
-
-
-async def _full(store: SqliteStore, points: Any) -> Any:
-    raise StorageFailed(store.path, "the disk is full")
-
-
-@pytest.mark.parametrize("where", ["signal", "doubt"])
-async def test_a_suspended_turn_that_cannot_be_cancelled_is_said_to_go_on(
-    path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk: refused, and cancelled when it is asked for again."""
-    async with Runtime(path, [acting(Gate())], settings=SUSPENDED) as runtime:
-        receipt = await runtime.tell("s", "play", where)
-        await until(lambda: runtime.statistics().suspended == 1)
-        with monkeypatch.context() as patched:
-            patched.setattr(SqliteStore, "apply", _full)
-            with anyio.fail_after(5), pytest.raises(StorageFailed):
-                await runtime.cancel(receipt.turn_id)
-        await until(lambda: runtime.statistics().suspended == 1)
-        assert (await runtime.cancel(receipt.turn_id)).outcome == "cancelled"
-        assert runtime.statistics().suspended == 0
     check_invariants(path)
