@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from looking import check_invariants, passed, rows, token, until
+from looking import check_invariants, kinds, passed, rows, token, until
 
 from turnkeeper import (
     Agent,
@@ -22,7 +22,8 @@ from turnkeeper import (
     step_context,
     tool,
 )
-from turnkeeper.kernel.errors import StorageFailed
+from turnkeeper.kernel.edge import EdgeKind
+from turnkeeper.kernel.errors import StorageFailed, WaitTokenInvalid
 
 FAST = Settings(synchronous="OFF", retry_base_s=0.001, shutdown_s=0.02)
 
@@ -218,6 +219,49 @@ async def test_a_finding_that_could_not_be_stored_may_be_sent_again(path: Path) 
             assert (await runtime.ask("s", "play", None, key="k")).value == "said so"
 
     assert len(calls) == 1
+    check_invariants(path)
+
+
+async def test_a_finding_that_comes_while_a_suspension_fails_is_refused(path: Path) -> None:
+    """It is judged by where the turn stands once the store has said so, not by where it would have stood."""
+    reading, read = asyncio.Event(), asyncio.Event()
+
+    @tool(effect=Effect.EFFECTFUL, timeout_s=0.01)
+    async def act() -> None:
+        await asyncio.Event().wait()
+
+    async def play(turn: Turn) -> None:
+        await turn.call(act)
+
+    settings = Settings(synchronous="OFF", retry_base_s=60.0, shutdown_s=0.02)
+    async with Runtime(path, [playing(play)], settings=settings) as runtime:
+        await runtime.tell("s", "play", None)
+        await until(lambda: runtime.statistics().suspended == 1)
+        store, used = runtime._store, await token(runtime, 1)
+        apply, edges, late = store.apply, store.edges, None
+
+        async def slow(turn_id: int) -> object:
+            store.edges = edges  # type: ignore[method-assign]
+            found = await edges(turn_id)
+            reading.set()
+            await read.wait()
+            return found
+
+        async def failing(points: list) -> object:
+            nonlocal late
+            if EdgeKind.TURN_SUSPENDED not in [getattr(record, "kind", None) for point in points for record in point]:
+                return await apply(points)
+            store.apply, store.edges = apply, slow  # type: ignore[method-assign]
+            late = asyncio.create_task(runtime.resolve(1, DidNotHappen(), token=used))
+            await asyncio.wait([late, asyncio.create_task(reading.wait())], timeout=0.05)
+            raise StorageFailed("store", "an I/O error")
+
+        store.apply = failing  # type: ignore[method-assign]
+        await runtime.resolve(1, DidNotHappen(), token=used)
+        await until(lambda: "turn_requeued" in kinds(path))
+        read.set()
+        with anyio.fail_after(5), pytest.raises(WaitTokenInvalid):
+            await late
     check_invariants(path)
 
 

@@ -95,6 +95,23 @@ def test_a_violation_is_shown_with_the_line_that_repeats_it(tmp_path: Path) -> N
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
+def test_of_a_group_of_errors_the_first_is_shown(tmp_path: Path) -> None:
+    """The group itself would say only how many there are."""
+    lines = [
+        "import asyncio",
+        "async def fail():",
+        "    raise KeyError('lost')",
+        "async def life(world):",
+        "    async with asyncio.TaskGroup() as group:",
+        "        group.create_task(fail())",
+    ]
+    (tmp_path / "grouped.py").write_text("\n".join(lines))
+    ran = simulate(tmp_path, "grouped.py", "--seeds", "0..1")
+
+    assert ran.returncode == 1
+    assert "the scenario raises nothing: grouped.py:3: KeyError: 'lost'" in ran.stdout
+
+
 def test_what_a_scenario_raises_is_a_finding_with_its_line(tmp_path: Path) -> None:
     """A failed assertion, a slip of the pen: exit code 1, the line of the scenario, and the command that repeats it."""
     (tmp_path / "with {braces}.py").write_text("import asyncio\n\nasync def life(world):\n    assert world.seed < 3\n")

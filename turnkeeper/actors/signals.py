@@ -65,8 +65,7 @@ class Signals(Standing):
 
     async def signalled(self, turn_id: int) -> None:
         """Give a turn the signals that it stands on and that have come."""
-        while (turn := self.live(turn_id)) is not None and not turn.steady:
-            await self._steadied(turn)
+        turn = await self._at_rest(turn_id)
         steps = await self._open_waits(turn) if turn is not None else []
         waits = [step.wait for step in steps if step.wait is not None]
         for wait in waits:

@@ -81,6 +81,12 @@ class Standing(Turns):
             return [*turn.open_waits.values()]
         return [step for step in (await recorded(self._node, turn.row.turn_id)).steps.values() if step.open]
 
+    async def _at_rest(self, turn_id: int) -> OpenTurn | None:
+        """Return a live turn once no move of it is under way: one that the store refuses takes it back again."""
+        while (turn := self.live(turn_id)) is not None and not turn.steady:
+            await self._steadied(turn)
+        return turn
+
     def _steadied(self, turn: OpenTurn) -> "asyncio.Future[None]":
         """Return what is done once the move of a turn that is under way has come to its end."""
         if turn.lost is not None:
@@ -210,8 +216,8 @@ class Standing(Turns):
             ContractViolation, PayloadTooLarge: the result cannot be stored.
         """
         check_finding(finding)
-        turn = self._current
-        if turn is None or turn.row.turn_id != turn_id or turn.row.state is not TurnState.SUSPENDED:
+        turn = await self._at_rest(turn_id)
+        if turn is None or turn.row.state is not TurnState.SUSPENDED:
             raise WaitTokenInvalid(turn_id, NO_DOUBT)
         asked_at = turn.row.version
         found = await found_out(self._node, turn_id, finding, token, self.definition)

@@ -131,15 +131,19 @@ def _explained(plan: Plan, seed: int, failure: Exception) -> Finding:
         notes += shrink(attempt, seed, failure)
     if isinstance(failure, Violated):
         return Finding(seed, failure.rule, failure.what, notes)
-    line = _line_of(failure, Path(plan.scenario))
+    first = _first(failure)
+    line = _line_of(first, Path(plan.scenario))
     where = f"{plan.scenario}:{line}: " if line is not None else ""
-    return Finding(seed, "the scenario raises nothing", f"{where}{type(failure).__name__}: {failure}", notes)
+    return Finding(seed, "the scenario raises nothing", f"{where}{type(first).__name__}: {first}", notes)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return an error, or the first of a group, which itself says only how many there are."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _line_of(error: BaseException, file: Path) -> int | None:
-    """Return the innermost line of a file that led to an error; of a group, to its first."""
-    if isinstance(error, BaseExceptionGroup):
-        return _line_of(error.exceptions[0], file)
+    """Return the innermost line of a file that led to an error."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return lines[-1] if lines else None
