@@ -10,7 +10,9 @@ from anyio.lowlevel import checkpoint
 from looking import rows, until
 
 from turnkeeper import Agent, Receipt, Runtime, Settings, Turn, agent
+from turnkeeper.actors.node import Node
 from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, StoreInUse
+from turnkeeper.supervisors import writer
 
 QUICK = Settings(synchronous="OFF", shutdown_s=0.02)
 PATIENT = Settings(synchronous="OFF", shutdown_s=30)
@@ -314,6 +316,30 @@ async def test_a_store_in_use_is_refused_and_its_owner_goes_on(path: Path) -> No
         assert rows(path, "SELECT count(*) FROM nodes") == [(1,)]
     async with second:
         assert (await second.ask("s", "play", 2)).value == 2
+
+
+async def test_the_heartbeat_has_ended_before_the_store_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it takes its time: what is closed runs no more."""
+    order: list[str] = []
+
+    async def slow_to_end(node: Node) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await until(lambda: node.persistence._stopped is not None)  # all is written
+            for _ in range(5):
+                await checkpoint()
+            order.append("ended")
+
+    async def close() -> None:
+        order.append("closed")
+        await closing()
+
+    monkeypatch.setattr(writer, "beat", slow_to_end)
+    async with Runtime(path, [], settings=QUICK) as runtime:
+        closing, runtime._store.close = runtime._store.close, close  # type: ignore[method-assign]
+
+    assert order[:2] == ["ended", "closed"]
 
 
 # ---------------------------------------------------------------- a writer that crashes

@@ -115,9 +115,11 @@ class Writer:
         if node is not None and self._writing is not None:
             node.persistence.submit([NodeStopped(node.clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
+            working = {self._writing}
             if self._beating is not None:
                 self._beating.cancel()
-            await asyncio.wait([self._writing])
+                working.add(self._beating)
+            await asyncio.wait(working)
         await self._store.close()
 
 
