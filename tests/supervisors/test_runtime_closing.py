@@ -1,6 +1,7 @@
 """The runtime as a guest of its process: what it holds, and what is left of it when it closes or crashes."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from looking import rows, until
 from turnkeeper import Agent, Receipt, Runtime, Settings, Turn, agent
 from turnkeeper.actors.node import Node
 from turnkeeper.kernel.errors import ShuttingDown, StorageFailed, StoreInUse
+from turnkeeper.kernel.supervision.child import Exited
 from turnkeeper.supervisors import writer
 
 QUICK = Settings(synchronous="OFF", shutdown_s=0.02)
@@ -264,9 +266,12 @@ async def test_a_body_that_is_cancelled_still_closes_the_file(path: Path) -> Non
     """Cancelled by a scope around it, the runtime closes as in good order."""
     tasks = Tasks()
     stage = Stage()
-    with anyio.move_on_after(0.05) as scope:
+    with anyio.CancelScope() as scope:
         async with Runtime(path, [stage.play], settings=QUICK) as runtime:
-            await runtime.ask("s", "play", 1)
+            receipt = await runtime.tell("s", "play", 1)
+            await until(lambda: bool(stage.started))
+            scope.cancel()
+            await receipt.deliverable()
 
     assert scope.cancelled_caught
     assert tasks.left() == set()
@@ -369,6 +374,43 @@ async def test_a_writer_that_crashes_tells_the_caller_what_it_was(path: Path) ->
     assert tasks.left() == set()
     async with Runtime(path, [stage.play], settings=QUICK):
         pass
+
+
+async def test_a_writer_starts_anew_only_when_the_heartbeat_of_the_one_that_crashed_has_ended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two boots never share a store."""
+    order: list[str] = []
+    start = writer.Writer.start
+
+    async def slow_to_end(node: Node) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await until(lambda: order.count("start") > 1)
+            for _ in range(5):
+                await checkpoint()
+            order.append("ended")
+
+    async def close() -> None:
+        order.append("closed")
+        await closing()
+
+    def starting(self: writer.Writer, exited: Exited) -> Awaitable[None]:
+        order.append("start")
+        return start(self, exited)
+
+    monkeypatch.setattr(writer, "beat", slow_to_end)
+    monkeypatch.setattr(writer.Writer, "start", starting)
+    async with Runtime(path, [Stage().play], settings=QUICK) as runtime:
+        closing, apply, runtime._store.close = runtime._store.close, runtime._store.apply, close  # type: ignore[method-assign]
+        Crash(runtime)
+        with pytest.raises(StorageFailed):
+            await runtime.tell("s", "play", 1)
+        runtime._store.apply = apply  # type: ignore[method-assign]
+        await until(lambda: "closed" in order)
+
+    assert order[:4] == ["start", "start", "ended", "closed"]
 
 
 async def test_a_writer_that_crashes_tells_everyone_who_waits(path: Path) -> None:

@@ -125,6 +125,7 @@ class Runtime(Answering, Inspection, Operation, Tending):
         self._tree = Supervisor(children, intensity=intensity, exceeded=Exceeded.QUARANTINE, chance=self._chance.random)
         silence = Limits(silent_s=self._settings.participant_silent_s, grace_s=self._settings.participant_grace_s)
         self.participants = Participants(silence)
+        self._writer = Writer(self._store, self._settings, self._boot, self._reception.abandon)
         self._root = Supervisor(self._parts(), strategy=Strategy.REST_FOR_ONE, chance=self._chance.random)
         self._root.adopt("", self._own)
         self._node: Node | None = None
@@ -133,10 +134,9 @@ class Runtime(Answering, Inspection, Operation, Tending):
 
     def _parts(self) -> list[ChildSpec]:
         """Return what a runtime consists of: each part stands on those before it, and falls and comes up with them."""
-        writer = Writer(self._store, self._settings, self._boot, self._reception.abandon)
         agents = Agents(self._reception, self._present_node, self._take_up)
         parts = [
-            ChildSpec(name="writer", child=writer, shutdown_s=math.inf),
+            ChildSpec(name="writer", child=self._writer, shutdown_s=math.inf),
             ChildSpec(name=PROCESSES, child=self._processes),  # before the agents, whose last turns they still run
             ChildSpec(name=AGENTS, child=agents, shutdown_s=math.inf),
             ChildSpec(name=TREE, child=self._tree),
@@ -312,7 +312,7 @@ class Runtime(Answering, Inspection, Operation, Tending):
             node.closing = True
         if (stopping := self._root.stop(0.0)) is not None:
             await stopping
-        await self._store.close()  # left open by a writer that crashed once too often
+        await self._writer.clear()  # what it has left, where it crashed once too often
         self._entered = False
         if node is not None:
             node.log.info("runtime.stopped", path=self._store.path, boot_id=node.lease.boot_id)

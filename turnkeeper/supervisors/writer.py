@@ -63,7 +63,7 @@ class Writer:
         return self._opening(exited)
 
     async def _opening(self, exited: Exited) -> None:
-        await self._store.close()  # a crashed incarnation has left it open: those above it were still reading
+        await self.clear()
         marks = await self._store.open()
         settings = self._settings
         persistence = Persistence(self._store, batch_max=settings.batch_max, waiting_max=settings.commits_waiting_max)
@@ -115,10 +115,16 @@ class Writer:
         if node is not None and self._writing is not None:
             node.persistence.submit([NodeStopped(node.clock.time(), node.lease.boot_id)], _unheard)
             node.persistence.close()
-            working = {self._writing}
             if self._beating is not None:
                 self._beating.cancel()
-                working.add(self._beating)
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Wait for the end of the writing and the beating, and close the store.
+
+        A crashed incarnation leaves that to the next one, or to who ends them all: those above it may still be reading.
+        """
+        if working := [task for task in (self._writing, self._beating) if task is not None]:
             await asyncio.wait(working)
         await self._store.close()
 
