@@ -103,7 +103,7 @@ TREES: Final[tuple[Mutant, ...]] = (
         found_by="test_a_strategy_says_who_is_started_anew",
         where="supervisors.rounds",
         edits=(("                await place.over(place.end())\n", ""),),
-        tries=("tests/supervisors/test_supervisor.py",),
+        tries=("tests/supervisors/test_rounds.py",),
     ),
     _supervisor(
         name="a pause is cut short by whoever asks",

@@ -1,13 +1,14 @@
 """Supervisors: in order, in reverse, once; what falls comes back as often as is borne; nothing is left behind."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
 from looking import Said
+from siblings import AT_ONCE, CRASHED, NORMAL, family, quiet
 
 from turnkeeper.kernel.errors import (
     ChildNotStarted,
@@ -20,77 +21,13 @@ from turnkeeper.kernel.errors import (
     UnknownChild,
     VerbRefused,
 )
-from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Exited, Restart
+from turnkeeper.kernel.supervision.child import ChildSpec, Exit, Restart
 from turnkeeper.kernel.supervision.desired import Desired, Verb
 from turnkeeper.kernel.supervision.intensity import Exceeded, Intensity
 from turnkeeper.kernel.supervision.noted import Note
-from turnkeeper.kernel.supervision.strategy import Strategy
 from turnkeeper.supervisors.chronicle import Unrecorded
 from turnkeeper.supervisors.service import Service
 from turnkeeper.supervisors.supervisor import Supervisor
-
-CRASHED, NORMAL = Exit("crashed", normal=False), Exit("normal", normal=True)
-AT_ONCE = Intensity(restarts_max=1_000, pauses_s=(0.0,))
-
-
-class Child:
-    """A child in the test's hands: it notes what is done to it, and falls when told."""
-
-    def __init__(self, name: str, log: list[str], *, slow: bool = False) -> None:
-        self.name, self.log, self.slow = name, log, slow
-        self.gate = asyncio.Event()
-        self.starts = 0
-        self.up = 0
-        self.refuses: Exception | None = None
-        self.exited: Exited = lambda _: None
-
-    def start(self, exited: Exited) -> Awaitable[None] | None:
-        self.starts += 1
-        self.exited = exited
-        self.log.append(f"start {self.name}")
-        if self.refuses is not None:
-            raise self.refuses
-        if self.slow:
-            return self._start()
-        self.up += 1
-        return None
-
-    async def _start(self) -> None:
-        await self.gate.wait()
-        self.up += 1
-
-    def stop(self, shutdown_s: float) -> Awaitable[None] | None:
-        self.log.append(f"stop {self.name}")
-        return self._stop() if self.slow else self._down()
-
-    async def _stop(self) -> None:
-        await checkpoint()
-        self._down()
-
-    def _down(self) -> None:
-        self.up = 0
-
-    def fall(self, exit_: Exit = CRASHED) -> None:
-        self.up -= 1
-        self.log.append(f"fell {self.name}")
-        self.exited(exit_)
-
-
-def family(
-    names: str, *, slow: str = "", restart: Restart = Restart.PERMANENT
-) -> tuple[dict[str, Child], list, list[str]]:
-    log: list[str] = []
-    children = {name: Child(name, log, slow=name in slow) for name in names}
-    specs = [ChildSpec(name=name, child=child, restart=restart) for name, child in children.items()]
-    for child in children.values():
-        child.gate.set()
-    return children, specs, log
-
-
-async def quiet() -> None:
-    """Let everything that is ready happen."""
-    for _ in range(30):
-        await checkpoint()
 
 
 @pytest.mark.parametrize("slow", ["", "b", "abc"])
@@ -102,27 +39,6 @@ async def test_children_start_in_order_and_stop_in_reverse(slow: str) -> None:
         log.clear()
 
     assert log == ["stop c", "stop b", "stop a"]
-
-
-@pytest.mark.parametrize("slow", ["", "abc"])
-@pytest.mark.parametrize(
-    ("strategy", "log_after"),
-    [
-        (Strategy.ONE_FOR_ONE, ["fell b", "start b"]),
-        (Strategy.ONE_FOR_ALL, ["fell b", "stop c", "stop a", "start a", "start b", "start c"]),
-        (Strategy.REST_FOR_ONE, ["fell b", "stop c", "start b", "start c"]),
-    ],
-)
-async def test_a_strategy_says_who_is_started_anew(strategy: Strategy, log_after: list[str], slow: str) -> None:
-    """They go down in reverse, and come up in order."""
-    children, specs, log = family("abc", slow=slow)
-    async with Supervisor(specs, strategy=strategy, intensity=AT_ONCE).running():
-        log.clear()
-        children["b"].fall()
-        await quiet()
-
-        assert log == log_after
-        assert [child.up for child in children.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -397,19 +313,6 @@ async def test_a_quarantine_that_could_not_be_kept_is_ended_by_a_release_alone()
         assert children["a"].up == 1
 
 
-async def test_a_child_that_is_removed_while_its_fall_waits_for_a_round_holds_nobody_up(virtual_clock: Any) -> None:
-    """Those behind it come back."""
-    children, specs, _ = family("ab")
-    pauses = Intensity(pauses_s=(30.0,))
-    async with Supervisor(specs, strategy=Strategy.REST_FOR_ONE, intensity=pauses).running() as supervisor:
-        children["a"].fall()
-        children["b"].fall()
-        await supervisor.remove("a")
-        await asyncio.gather(asyncio.sleep(300))
-
-        assert (children["a"].up, children["b"].up) == (0, 1)
-
-
 async def test_a_child_that_is_removed_while_it_is_told_something_stays_removed() -> None:
     """And who told it hears so."""
     children, specs, _ = family("a")
@@ -442,19 +345,6 @@ async def test_a_child_that_is_added_while_its_supervisor_comes_up_is_started() 
     assert children["b"].up == 1
     if (stopping := supervisor.stop(1.0)) is not None:
         await stopping
-
-
-async def test_several_that_fall_together_are_one_round() -> None:
-    """Under one_for_all the second fall, in the middle of the round, starts no second round beside it."""
-    children, specs, log = family("abc", slow="abc")
-    async with Supervisor(specs, strategy=Strategy.ONE_FOR_ALL, intensity=AT_ONCE).running():
-        log.clear()
-        children["a"].fall()
-        children["c"].fall()
-        await quiet()
-
-        assert [child.up for child in children.values()] == [1, 1, 1]
-        assert log == ["fell a", "fell c", "stop b", "start a", "start b", "start c"]
 
 
 async def test_names_are_paths_and_unique() -> None:

@@ -23,7 +23,7 @@ class Rounds:
         Args:
             strategy: who is affected by whose fall.
             places: in the order of their starts.
-            start: starts one; of one that cannot be started it sees to it that it falls once more.
+            start: starts one; where it cannot be started, it has fallen once more when this returns.
         """
         self._strategy = strategy
         self._places = places
@@ -93,12 +93,6 @@ class Rounds:
             if place.slot.state is SlotState.IDLE:
                 self._start(place)
             await place.over(place.work)
-            if place.slot.state is not SlotState.RUNNING and _comes_back(place):
+            if any(fallen is place for fallen, _ in self._fallen):
                 return
             self._owed.discard(name)
-
-
-def _comes_back(place: Place) -> bool:
-    """Say whether a fallen child has another round to come: not one that was stopped, or has ended for good."""
-    ended = place.ended
-    return place.desired is Desired.RUNNING and (ended is None or place.spec.restart.wanted(normal=ended.normal))

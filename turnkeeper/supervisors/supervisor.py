@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from itertools import islice
 
 from turnkeeper.actors.node import logger
@@ -75,7 +76,7 @@ class Supervisor:
         self._fresh = True
         self._early: list[tuple[Place, Exit]] = []
         self._resumed: list[Place] = []
-        self._rounds = Rounds(strategy, self._places, self._retry)
+        self._rounds = Rounds(strategy, self._places, partial(self._retry, in_round=True))
         self._giving_up: set[asyncio.Task[None]] = set()
         self._leaving: set[Place] = set()
         for spec in children:
@@ -260,8 +261,7 @@ class Supervisor:
 
     def view(self, name: str = "", *, children_max: int = 1_000) -> ChildView:
         """Return what it and all under it are doing now; of very many children the first `children_max`."""
-        now = asyncio.get_running_loop().time()
-        places = islice(self._places.values(), children_max)
+        now, places = asyncio.get_running_loop().time(), islice(self._places.values(), children_max)
         return ChildView(
             name=name,
             kind="supervisor",
@@ -326,14 +326,17 @@ class Supervisor:
         elif place.desired is Desired.RUNNING and place.timer is None and place.slot.state is not SlotState.RUNNING:
             self._retry(place)
 
-    def _retry(self, place: Place) -> None:
+    def _retry(self, place: Place, *, in_round: bool = False) -> None:
         place.timer = None
         try:
             place.begin()
         except Exception as error:  # noqa: BLE001 - a child that cannot be started has fallen, whatever it raised
             exit_ = crash_of(error)
             self._note(place, *note_of_exit(exit_))
-            asyncio.get_running_loop().call_soon(self._decide_again, place, exit_)  # not deeper into the stack
+            if in_round:
+                self._decide(place, exit_)
+            else:
+                asyncio.get_running_loop().call_soon(self._decide_again, place, exit_)  # not deeper into the stack
 
     def _decide_again(self, place: Place, exit_: Exit) -> None:
         if self._open and place.slot.state is SlotState.IDLE:
@@ -349,6 +352,7 @@ class Supervisor:
             giving_up = asyncio.get_running_loop().create_task(self._put_away(place, str(error)))
         else:
             self._open = False
+            self._rounds.cancel()
             self._note(place, ChildEventKind.ESCALATED, Note(str(error)))
             giving_up = asyncio.get_running_loop().create_task(self._give_up(place, error))
         self._giving_up.add(giving_up)
