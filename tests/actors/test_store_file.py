@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from looking import until
 
 from turnkeeper.actors.store.file import APPLICATION_ID, check_file
 from turnkeeper.actors.store.lock import OwnerLock
@@ -157,6 +159,24 @@ async def test_a_store_closed_twice_is_closed(path: Path) -> None:
         await store.apply([[ActorOpened(2, "", "s", "b")]])
     with pytest.raises(StorageFailed, match="closed"):
         await store.turn(1)
+
+
+@pytest.mark.parametrize("cycles", range(4))
+async def test_a_closing_that_is_cancelled_closes_all_of_it(path: Path, cycles: int) -> None:
+    """Both connections end their threads, or the interpreter would not; and the file is given back."""
+    await visit(path)  # the loop's own threads are there from now on
+    before = threading.active_count()
+    store = store_at(path)
+    await store.open()
+    closing_it = asyncio.create_task(store.close())
+    for _ in range(cycles):
+        await asyncio.sleep(0)
+    closing_it.cancel()
+    await asyncio.wait([closing_it])
+    await store.close()
+
+    await until(lambda: threading.active_count() <= before)
+    await visit(path)
 
 
 # ---------------------------------------------------------------- what does not

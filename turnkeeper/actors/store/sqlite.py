@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,13 +83,14 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Close both connections and give the file back. Safe to call twice, and after a failed `open`."""
-        connections = (self._reader, self._writer)
+        connections = (self._writer, self._reader)  # the last one is closed first
         self._reader = self._writer = None  # before they are closed: a read that comes now is told so
-        for connection in connections:
-            if connection is not None:
-                await connection.close()
-        self._raw.clear()
-        self._lock.release()
+        async with AsyncExitStack() as stack:  # each of them also where this is cancelled on the way
+            stack.callback(self._lock.release)
+            stack.callback(self._raw.clear)
+            for connection in connections:
+                if connection is not None:
+                    stack.push_async_callback(connection.close)
 
     async def apply(self, points: Sequence[Sequence[Record]]) -> Mapping[int, TurnkeeperError]:
         """Write the commit points in one transaction and one thread hop; see `Store.apply`."""
