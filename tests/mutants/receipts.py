@@ -27,7 +27,7 @@ RECEIPTS: Final[tuple[Mutant, ...]] = (
     ),
     _reception(
         name="an actor that is spoken to again may still leave memory as idle",
-        edits=(("        self._idle.pop(address, None)\n        try:\n", "        try:\n"),),
+        edits=(("        self._idle.pop(address, None)\n\n    def _left", "\n    def _left"),),
         point="14: several instances of one actor",
     ),
     _reception(

@@ -19,7 +19,7 @@ STEPS: Final[tuple[Mutant, ...]] = (
         name="an effect does not wait for its intent to be durable",
         edits=(
             (
-                "        await self._commit(\n            EdgeKind.STEP_INTENDED,",
+                "        await self._committed(\n            EdgeKind.STEP_INTENDED,",
                 "        self._record(\n            EdgeKind.STEP_INTENDED,",
             ),
         ),

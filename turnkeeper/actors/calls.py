@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, TypeVar
 
+import msgspec
+
 from turnkeeper.actors.journal import Call, Journal
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
@@ -44,7 +46,7 @@ class Calls:
         self._turn = turn
         self._journal = journal
         self._under_way: dict[int, tuple[Tool[..., Any], Call]] = {}
-        self._quiet = asyncio.Event()
+        self._quiet: asyncio.Event | None = None  # while somebody waits for it
 
     async def call(self, tool: Tool[..., R], call: Call) -> R:
         """Call the tool once.
@@ -68,7 +70,8 @@ class Calls:
             self._under_way.pop(call.issued, None)
             if self._journal.closed:
                 self._no_longer_late(call)
-            self._quiet.set()
+            if self._quiet is not None:
+                self._quiet.set()
 
     def abandon(self) -> None:
         """Show the doubt about each effect that is under way in a run that would not stop, and is taken from.
@@ -90,7 +93,7 @@ class Calls:
     async def quiet(self, effects: Collection[Effect]) -> None:
         """Wait until no call of these effects is under way."""
         while any(tool.effect in effects for tool, _ in self._under_way.values()):
-            self._quiet.clear()
+            self._quiet = asyncio.Event() if self._quiet is None or self._quiet.is_set() else self._quiet
             await self._quiet.wait()
 
     async def bounded(self, tool: Tool[..., Any], call: Call, function: Any) -> Any:
@@ -101,7 +104,7 @@ class Calls:
         """
         with step_scope(self._context(call)):
             bound = tool.as_recorded(call.bound, call.arguments)  # or it would have what a call before made of them
-            arguments = {name: getattr(bound, name) for name in bound.__struct_fields__}
+            arguments = msgspec.structs.asdict(bound)
             if tool.timeout_s is None:
                 return await function(**arguments)
             limit = asyncio.timeout(tool.timeout_s)

@@ -1,13 +1,14 @@
 """The journal: what one run of a turn writes about its steps, fenced by the run's epoch."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from turnkeeper.actors.node import Node
 from turnkeeper.actors.openturn import OpenTurn
-from turnkeeper.actors.persistence import Told, settle
+from turnkeeper.actors.persistence import Told, conclude
 from turnkeeper.actors.tool import Tool
 from turnkeeper.kernel.edge import (
     NOTHING,
@@ -110,10 +111,11 @@ class Journal:
         """
         arguments = msgspec.Raw(call.arguments)
         self._turn.uncalled[call.name] = None
-        await self._commit(
+        await self._committed(
             EdgeKind.STEP_INTENDED,
             StepIntent(call.issued, *call.name, tool.effect._value_, arguments, call.key, tool.contract),
         )
+        self.check_live()
         self._remember(tool, call, StepStatus.INTENDED)
 
     def calling(self, call: Call) -> None:
@@ -140,7 +142,8 @@ class Journal:
 
     async def doubted(self, tool: Tool[..., Any], call: Call, why: str) -> None:
         """Record that nobody knows how a call ended; durable when this returns."""
-        await self._commit(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, why))
+        await self._committed(EdgeKind.STEP_UNKNOWN, StepDoubt(call.issued, *call.name, why))
+        self.check_live()
         self._remember(tool, call, StepStatus.UNKNOWN)
 
     def cut_off(self, tool: Tool[..., Any], call: Call, why: str) -> None:
@@ -201,18 +204,15 @@ class Journal:
 
     # ------------------------------------------------------------ how it is written
 
-    async def _commit(self, kind: EdgeKind, detail: Detail) -> None:
-        """Append an edge and wait until it, and everything before it, is durable."""
+    def _committed(self, kind: EdgeKind, detail: Detail) -> "asyncio.Future[None]":
+        """Append an edge; return what is done once it, and everything before it, is durable."""
         done: asyncio.Future[None] = self._node.loop.create_future()
-        told = settle(done)
+        self._append(kind, detail, partial(self._settle, done))
+        return done
 
-        def noted(error: TurnkeeperError | None) -> None:
-            self.noted(error)
-            told(error)
-
-        self._append(kind, detail, noted)
-        await done
-        self.check_live()
+    def _settle(self, done: "asyncio.Future[None]", error: TurnkeeperError | None) -> None:
+        self.noted(error)
+        conclude(done, None, error)
 
     def _record(self, kind: EdgeKind, detail: Detail) -> None:
         self._append(kind, detail, self.noted)

@@ -106,6 +106,7 @@ class Node:
         "persistence",
         "points",
         "resting",
+        "retry",
         "sending",
         "settings",
         "staff",
@@ -143,6 +144,7 @@ class Node:
         self.store_id = marks.store_id
         self.persistence = persistence
         self.settings = settings
+        self.retry = settings.retry  # of agents that declare none
         self.clock = clock
         self.chance = chance
         self.on_idle = on_idle
@@ -312,8 +314,7 @@ def logger() -> Any:
         logging.getLogger("turnkeeper"),
         processors=[structlog.stdlib.filter_by_level, _render],
         wrapper_class=_Unfailing,
-        cache_logger_on_first_use=True,
-    )
+    ).bind()  # the lazy one would be bound anew at each use
 
 
 def _render(_logger: Any, _method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:

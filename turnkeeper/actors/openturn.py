@@ -152,7 +152,7 @@ class OpenTurn:
         self.moving = self.parked = False
         self.joined: dict[int, Arrival] = {}
         self.taken: set[int] = set()
-        self.taking = asyncio.Lock()  # or two of its waits could be given the same signal
+        self.taking: asyncio.Lock | None = None  # or two of its waits could be given the same signal
         self.unread = 0
         self.coalesced: list[bytes] | None = None
         self.parted: list[OpenTurn] = []

@@ -141,7 +141,7 @@ class Run:
 
     @property
     def _retry(self) -> Retry:
-        return self._agent.retry or self._node.settings.retry
+        return self._agent.retry or self._node.retry
 
     @property
     def _limit_s(self) -> float:

@@ -82,6 +82,7 @@ class Signals(Standing):
         turn = self.live(turn_id)
         if turn is None:
             return
+        turn.taking = turn.taking or asyncio.Lock()
         async with turn.taking:
             found = await self._node.store.waiting.waiting_signal(self.actor_id, name)
             if found is not None:

@@ -32,6 +32,8 @@ class Steering:
         if turn.coalesced is not None:  # as its edges have it
             return [decode(payload, "a message") for payload in turn.coalesced]
         fork = turn.arrival.fork
+        if fork is None and not turn.joined:
+            return []
         joined = [one.payload for one in turn.joined.values() if one.arrived == Arrived.COALESCED]
         return [decode(payload, "a message") for payload in (*(fork.coalesced if fork else ()), *joined)]
 

@@ -1,8 +1,8 @@
 """Steps of a running turn: answered from the record where it has them, run and recorded where it has not."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -193,36 +193,36 @@ class Steps:
         if isinstance(issued, Exception):
             raise issued
         self.journal.check_live()
-        under_way = self.waits.under_way
+        under_way, turn, task = self.waits.under_way, self._turn, asyncio.current_task()
         under_way[issued.issued] = issued.name
+        perform = self._decided if tool.call_key is None else self._alone
         try:
-            return await self._in_its_task(tool, issued)
+            if turn.ending:
+                await self.waits.stand_by()
+            if task is None or task is turn.task:
+                return await perform(tool, issued)
+            with self._in(task, tool.effect):
+                return await perform(tool, issued)
         finally:
             del under_way[issued.issued]
-            if self._turn.standing and not under_way:
+            if turn.standing and not under_way:
                 self.waits.rest()
 
-    async def _in_its_task(self, tool: Tool[..., R], issued: Call) -> R:
-        """Do it, and know that the run has a step in this task meanwhile."""
-        task = asyncio.current_task()
-        if task is None or task is self._turn.task:
-            return await self._once(tool, issued)
+    @contextmanager
+    def _in(self, task: "asyncio.Task[Any]", effect: Effect) -> Iterator[None]:
+        """Know meanwhile that the run has a step in a task beside its handler's."""
         around = self.beside.get(task)  # a step within a step of the same task
-        self.beside[task] = tool.effect
+        self.beside[task] = effect
         try:
-            return await self._once(tool, issued)
+            yield
         finally:
             if around is None:
                 self.beside.pop(task, None)
             else:
                 self.beside[task] = around
 
-    async def _once(self, tool: Tool[..., R], call: Call) -> R:
+    async def _alone(self, tool: Tool[..., R], call: Call) -> R:
         """Let one call of a step with a key of its own run at a time."""
-        if self._turn.ending:
-            return await self._stand_by()
-        if tool.call_key is None:
-            return await self._decided(tool, call)
         if call.name in self._keyed:
             raise ContractViolation(f"step {call.name}", "is still running; a call key names one step of a turn")
         self._keyed.add(call.name)
@@ -262,6 +262,8 @@ class Steps:
         while True:
             if retry_at is not None:
                 await self._wait_until(retry_at, tool)
+            if self._turn.ending:
+                await self.waits.stand_by()
             if not pure:
                 await self._intend(tool, call)
             returned = False
@@ -300,9 +302,9 @@ class Steps:
 
     async def _intend(self, tool: Tool[..., Any], call: Call) -> None:
         """Bring the intent to the disk. A step of a turn that is about to be suspended is not called any more."""
-        await self._go_on()
         await self.journal.intend(tool, call)
-        await self._go_on()
+        if self._turn.ending:
+            await self.waits.stand_by()
         self.journal.calling(call)
 
     async def _wait_until(self, retry_at: float, tool: Tool[..., Any]) -> None:
@@ -365,14 +367,6 @@ class Steps:
             finally:  # also where the handler cancels this step: the doubt stands all the same
                 if not self.journal.closed:  # or it would be the next run that is told to stop
                     turn.halt(Stop.SUSPEND)
-        await self._stand_by()
-
-    async def _go_on(self) -> None:
-        """Start nothing more in a run that is about to end."""
-        if self._turn.ending:
-            await self._stand_by()
-
-    async def _stand_by(self) -> NoReturn:
         await self.waits.stand_by()
 
 

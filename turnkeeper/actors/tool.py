@@ -326,11 +326,14 @@ class _Arguments:
             raise ContractViolation(
                 f"arguments of {self._tool}", f"takes {len(self._positional)} positional, got {len(args)}"
             )
-        given = dict(zip(self._positional, args, strict=False))
-        if twice := given.keys() & kwargs.keys():
-            raise ContractViolation(f"arguments of {self._tool}", f"given twice: {', '.join(sorted(twice))}")
+        given = kwargs
+        if args:
+            given = dict(zip(self._positional, args, strict=False))
+            if twice := given.keys() & kwargs.keys():
+                raise ContractViolation(f"arguments of {self._tool}", f"given twice: {', '.join(sorted(twice))}")
+            given.update(kwargs)
         try:
-            return msgspec.convert({**given, **kwargs}, self.type)
+            return msgspec.convert(given, self.type)
         except (msgspec.ValidationError, RecursionError) as error:
             raise ContractViolation(f"arguments of {self._tool}", str(error)) from error
 

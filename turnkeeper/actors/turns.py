@@ -60,7 +60,7 @@ class Turns(Mailbox):
         if turn is None or not turn.committed or turn.moving or turn.broken is not None or self._resting:
             return None  # its own commit, or the agent's resumption, comes back here
         wait_s = (turn.row.due_at or 0.0) - self._node.clock.time()
-        longest_s = max((self.definition.retry or self._node.settings.retry).cap_s, self._node.settings.retry_cap_s)
+        longest_s = max((self.definition.retry or self._node.retry).cap_s, self._node.settings.retry_cap_s)
         if 0 < wait_s <= longest_s + 1:  # a longer one comes from a clock that was put back
             turn.disarm()
             turn.timer = self._node.loop.call_later(wait_s, self._next)

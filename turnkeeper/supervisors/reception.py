@@ -1,8 +1,8 @@
 """The reception: every inbound comes in here, finds its session agent, and leaves with a receipt."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from turnkeeper.actors.agent import UNSERVED, Agent
@@ -122,11 +122,13 @@ class Reception:
         self.definition(address.agent_id)
         self._node.check_open()
         node = self._node
-        with self._called(address):
-            try:
-                return await self._admit(node, address, key, payload, fork, policy)
-            except ShuttingDown:
-                raise node.gone from None
+        self._called(address)
+        try:
+            return await self._admit(node, address, key, payload, fork, policy)
+        except ShuttingDown:
+            raise node.gone from None
+        finally:
+            self._left(address)
 
     @asynccontextmanager
     async def hold(self, address: Address, *, unserved: bool = False) -> AsyncIterator[SessionAgent]:
@@ -144,28 +146,31 @@ class Reception:
             self.definition(address.agent_id)
         node = self._node
         node.check_open()
-        with self._called(address):
+        self._called(address)
+        try:
             try:
                 agent = await self._brought(node, address)
             except ShuttingDown:
                 raise node.gone from None
             yield agent
+        finally:
+            self._left(address)
 
-    @contextmanager
-    def _called(self, address: Address) -> Iterator[None]:
-        """Count a caller, or the agent could leave memory under its hands; nudge the agent when the last one goes."""
+    def _called(self, address: Address) -> None:
+        """Count a caller, or the agent could leave memory under its hands."""
         self._callers[address] = self._callers.get(address, 0) + 1
         self._idle.pop(address, None)
-        try:
-            yield
-        finally:
-            self._callers[address] -= 1
-            if not self._callers[address]:
-                del self._callers[address]
-                if (agent := self._agents.get(address)) is not None:
-                    agent.proceed()  # idle, if nothing came of it
-                if agent is not None and agent.definition is UNSERVED and self._agents.get(address) is agent:
-                    self._leave_unserved(address, agent)
+
+    def _left(self, address: Address) -> None:
+        """Take note that a caller has gone; nudge the agent when the last one has."""
+        self._callers[address] -= 1
+        if self._callers[address]:
+            return
+        del self._callers[address]
+        if (agent := self._agents.get(address)) is not None:
+            agent.proceed()  # idle, if nothing came of it
+        if agent is not None and agent.definition is UNSERVED and self._agents.get(address) is agent:
+            self._leave_unserved(address, agent)
 
     async def _admit(
         self, node: Node, address: Address, key: str | None, payload: bytes, fork: Fork | None, policy: Policy
