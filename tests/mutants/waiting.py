@@ -30,6 +30,18 @@ WAITING: Final[tuple[Mutant, ...]] = (
         edits=(("step.wait.kind, step.wait.due_at,", "step.wait.kind, now + 60.0,"),),
         point="1: a nudge moves the deadline",
     ),
+    Mutant(
+        name="a turn is suspended while the answer to one of its waits is being written",
+        found_by="test_of_several_waits_one_that_is_answered_as_the_turn_is_to_be_suspended_wakes_it",
+        where="actors.waits",
+        edits=(
+            (
+                "answered = turn.standing.keys() - turn.open_waits.keys()",
+                "answered = min(turn.standing) not in turn.open_waits",
+            ),
+        ),
+        tries=("tests/supervisors/test_found_waiting.py",),
+    ),
     _waiting(
         name="a child turn is committed without its parent's record of it",
         where="actors.session",

@@ -4,12 +4,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from looking import rows, until
+from msgspec import structs
 
 from turnkeeper import Runtime, Settings, Turn, agent
 from turnkeeper.actors.store.audit import audit
 from turnkeeper.actors.store.sqlite import SqliteStore
+from turnkeeper.kernel.edge import EdgeKind
 from turnkeeper.kernel.errors import StorageFailed
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +51,35 @@ async def test_an_interrupt_that_is_refused_leaves_the_suspended_turn_and_every_
         assert (await asked).value == "first"
         assert other.value == "second"
         assert runtime.statistics().suspended == 0
+
+
+@pytest.mark.parametrize("first", ["signal", "sleep"])
+async def test_of_several_waits_one_that_is_answered_as_the_turn_is_to_be_suspended_wakes_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whichever the handler has asked for first: an answer that is being written finds it still there."""
+    real, settings = SqliteStore.apply, structs.replace(QUICK, suspend_s=0.2)
+
+    async def slowly(self: SqliteStore, points: Any) -> Any:
+        if EdgeKind.STEP_SUCCEEDED in [getattr(record, "kind", None) for point in points for record in point]:
+            await asyncio.sleep(2 * settings.suspend_s)  # the moment to suspend the turn comes meanwhile
+        return await real(self, points)
+
+    @agent("two")
+    async def two(turn: Turn) -> Any:
+        waits = {"sleep": lambda: turn.sleep(60.0), "signal": lambda: turn.signal("go")}
+        asked = {name: asyncio.ensure_future(waits[name]()) for name in (first, *(waits.keys() - {first}))}
+        said = await asked["signal"]
+        asked["sleep"].cancel()
+        return said
+
+    monkeypatch.setattr(SqliteStore, "apply", slowly)
+    async with Runtime(path, [two], settings=settings) as runtime:
+        receipt = await runtime.tell("s", "two", None)
+        await until(lambda: rows(path, "SELECT count(*) FROM edges WHERE kind = 'step_intended'") == [(2,)])
+        await runtime.signal("s", "two", "go", "now")
+        with anyio.fail_after(5):
+            assert (await receipt.deliverable()).value == "now"
 
 
 async def test_a_turn_runs_until_its_suspension_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -324,10 +324,11 @@ def start_the_last_first(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch)
 def call_without_an_intent(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell of a step's intent before it is written."""
 
-    async def hasty(self: Any, kind: Any, detail: Any) -> None:
+    def hasty(self: Any, kind: Any, detail: Any) -> Any:
         self._record(kind, detail)
+        return asyncio.sleep(0)
 
-    monkeypatch.setattr("turnkeeper.actors.journal.Journal._commit", hasty)
+    monkeypatch.setattr("turnkeeper.actors.journal.Journal._committed", hasty)
 
 
 def forget_the_results(world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch) -> None:

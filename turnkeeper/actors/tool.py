@@ -326,14 +326,11 @@ class _Arguments:
             raise ContractViolation(
                 f"arguments of {self._tool}", f"takes {len(self._positional)} positional, got {len(args)}"
             )
-        given = kwargs
-        if args:
-            given = dict(zip(self._positional, args, strict=False))
-            if twice := given.keys() & kwargs.keys():
-                raise ContractViolation(f"arguments of {self._tool}", f"given twice: {', '.join(sorted(twice))}")
-            given.update(kwargs)
+        given = dict(zip(self._positional, args, strict=False)) if args else {}
+        if args and (twice := given.keys() & kwargs.keys()):
+            raise ContractViolation(f"arguments of {self._tool}", f"given twice: {', '.join(sorted(twice))}")
         try:
-            return msgspec.convert(given, self.type)
+            return msgspec.convert({**given, **kwargs}, self.type)
         except (msgspec.ValidationError, RecursionError) as error:
             raise ContractViolation(f"arguments of {self._tool}", str(error)) from error
 

@@ -145,8 +145,9 @@ class Waits:
         if self.under_way or not turn.standing or turn.stop is not None or turn.ending or turn.broken is not None:
             return
         waits = [step.wait for step in turn.open_waits.values() if step.wait is not None]
-        first = turn.open_waits[min(turn.standing)].wait if min(turn.standing) in turn.open_waits else None
-        if first is None:  # its answer is on its way
+        answered = turn.standing.keys() - turn.open_waits.keys()
+        first = None if answered else turn.open_waits[min(turn.standing)].wait
+        if first is None:  # an answer is on its way: it would find nobody who waits
             return
         turn.suspension = Suspended(first.kind, min(wait.due_at for wait in waits))
         turn.halt(Stop.SUSPEND)
