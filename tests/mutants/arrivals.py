@@ -14,7 +14,7 @@ ARRIVALS: Final[tuple[Mutant, ...]] = (
     _arrivals(
         name="what was steered to a turn is lost with its end",
         where="actors.turns",
-        edits=(("*(self._part(turn) if ends else ())", ""),),
+        edits=(("*(self._part(turn) if ends and turn.joined else ())", ""),),
         point="7: a second message while busy was lost",
     ),
     Mutant(

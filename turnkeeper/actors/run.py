@@ -252,6 +252,8 @@ class Run:
             turn.stop = Stop.SUSPEND  # somebody can still say what became of an effect; nobody could of a failed turn
         if turn.request is not None and turn.stop is not Stop.SHUTDOWN:
             turn.stop = Stop.CANCEL  # it is on record: after a crash the same record would come to that
+        if error is None and turn.stop is None:
+            return Verdict.COMPLETE
         retry = self._retry
         repeatable = all(cause.recoverable for cause in _failed_steps(error)) and worth(retry, error)
         return judge(error, turn.stop, failures=turn.failures, retries_max=retry.retries_max, repeatable=repeatable)

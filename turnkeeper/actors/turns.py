@@ -102,7 +102,7 @@ class Turns(Mailbox):
         if ends and turn.unread:
             self._node.start(self._move_unread(turn, change, told))
             return
-        records: list[Record] = [*change.records, *(self._part(turn) if ends else ())]
+        records: list[Record] = [*change.records, *(self._part(turn) if ends and turn.joined else ())]
         successor: OpenTurn | None = None
         before: TurnRow | None = None
         if ends and turn is self._current and not self._node.closing:
