@@ -15,7 +15,7 @@ from mutants.catalogue import MUTANTS
 from mutants.mutant import Mutant, edit, plant
 from mutants.table import Row, rows
 
-SEEDS = 60
+SEEDS = 80
 HUNTED = [mutant for mutant in MUTANTS if not mutant.missing and not mutant.slow]
 
 
