@@ -34,11 +34,12 @@ PARTS: Final[tuple[Mutant, ...]] = (
     ),
     _part(
         name="what comes in is admitted before what the store holds was taken up",
-        found_by="test_who_waits_is_told_at_once_and_who_asks_again_gets_the_deliverable",
+        found_by="test_nothing_is_admitted_before_what_the_store_holds_was_taken_up",
         where="supervisors.agents",
         edits=(
             ("        await self._take_up(node)\n", "        node.open = True\n        await self._take_up(node)\n"),
         ),
+        tries=("tests/supervisors/test_runtime.py",),
     ),
     _part(
         name="a receipt stays with the boot whose writer crashed",

@@ -11,15 +11,19 @@ from anyio.lowlevel import checkpoint
 from looking import dump, rows, until
 
 from turnkeeper import Agent, Receipt, Result, Retry, Runtime, Settings, Turn, agent
+from turnkeeper.actors.node import Node
 from turnkeeper.kernel.errors import (
     ContractViolation,
     IdempotencyConflict,
     InvalidName,
     MailboxFull,
     PayloadTooLarge,
+    StorageFailed,
     TurnUnsuccessful,
     UnknownAgent,
 )
+from turnkeeper.supervisors import agents
+from turnkeeper.supervisors.reception import Reception
 
 FAST = Settings(synchronous="OFF", retries_max=0, shutdown_s=0.05)
 
@@ -512,3 +516,27 @@ def test_two_agents_of_one_name_are_refused(path: Path) -> None:
         Runtime(path, [Stage().play, Stage().play])
 
     assert not path.exists()
+
+
+async def test_nothing_is_admitted_before_what_the_store_holds_was_taken_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes meanwhile is told to send again."""
+    begun, taken_up, recover = asyncio.Event(), asyncio.Event(), agents.recover
+
+    async def slowly(node: Node, reception: Reception) -> None:
+        begun.set()
+        await taken_up.wait()
+        await recover(node, reception)
+
+    monkeypatch.setattr(agents, "recover", slowly)
+    runtime = Runtime(path, [Stage().play], settings=FAST)
+    entering = asyncio.create_task(runtime.__aenter__())
+    await begun.wait()
+    try:
+        with pytest.raises(StorageFailed, match="on its way up"):
+            await runtime.tell("s", "play", 1)
+    finally:
+        taken_up.set()
+        await entering
+        await runtime.aclose()
