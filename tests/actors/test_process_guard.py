@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from looking import until
-from working import alive, children, gone
+from working import alive, children, gone, state
 
 from turnkeeper.actors.process.spawned import Guard
 
@@ -63,10 +63,6 @@ async def test_a_guard_that_was_killed_is_replaced_with_the_next_start(path: Pat
     second.kill()
     second.wait()
     guard.close()
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def end_of_input(guard: Guard) -> None:

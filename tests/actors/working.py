@@ -63,13 +63,18 @@ def pid_of(agent: ProcessAgent) -> int | None:
     return next((worker.pid for worker in agent.workers()), None)
 
 
+def state(pid: int) -> str:
+    """Return the letter that the system has for what a process does: T is stopped, Z a zombie."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs: what is a zombie does not, but one that is ours has been forgotten."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        now = state(pid)
     except OSError:
         return False
-    return state != "Z" or os.getpid() == int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return now != "Z" or os.getpid() == int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def children() -> set[int]:
