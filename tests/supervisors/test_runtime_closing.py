@@ -1,7 +1,7 @@
 """The runtime as a guest of its process: what it holds, and what is left of it when it closes or crashes."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -56,6 +56,21 @@ class Tasks:
 
     def left(self) -> set:
         return asyncio.all_tasks() - self._before
+
+
+def slow_to_end(order: list[str], may_end: Callable[[Node], bool]) -> Callable[[Node], Awaitable[None]]:
+    """Return a heartbeat that, cancelled, ends some cycles after it may, and notes that in the order of events."""
+
+    async def beat(node: Node) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await until(lambda: may_end(node))
+            for _ in range(5):
+                await checkpoint()
+            order.append("ended")
+
+    return beat
 
 
 async def clean_up(runtime: Runtime) -> None:
@@ -327,20 +342,11 @@ async def test_the_heartbeat_has_ended_before_the_store_is_closed(path: Path, mo
     """Also where it takes its time: what is closed runs no more."""
     order: list[str] = []
 
-    async def slow_to_end(node: Node) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await until(lambda: node.persistence._stopped is not None)  # all is written
-            for _ in range(5):
-                await checkpoint()
-            order.append("ended")
-
     async def close() -> None:
         order.append("closed")
         await closing()
 
-    monkeypatch.setattr(writer, "beat", slow_to_end)
+    monkeypatch.setattr(writer, "beat", slow_to_end(order, lambda node: node.persistence._stopped is not None))
     async with Runtime(path, [], settings=QUICK) as runtime:
         closing, runtime._store.close = runtime._store.close, close  # type: ignore[method-assign]
 
@@ -383,15 +389,6 @@ async def test_a_writer_starts_anew_only_when_the_heartbeat_of_the_one_that_cras
     order: list[str] = []
     start = writer.Writer.start
 
-    async def slow_to_end(node: Node) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await until(lambda: order.count("start") > 1)
-            for _ in range(5):
-                await checkpoint()
-            order.append("ended")
-
     async def close() -> None:
         order.append("closed")
         await closing()
@@ -400,7 +397,7 @@ async def test_a_writer_starts_anew_only_when_the_heartbeat_of_the_one_that_cras
         order.append("start")
         return start(self, exited)
 
-    monkeypatch.setattr(writer, "beat", slow_to_end)
+    monkeypatch.setattr(writer, "beat", slow_to_end(order, lambda _: order.count("start") > 1))
     monkeypatch.setattr(writer.Writer, "start", starting)
     async with Runtime(path, [Stage().play], settings=QUICK) as runtime:
         closing, apply, runtime._store.close = runtime._store.close, runtime._store.apply, close  # type: ignore[method-assign]

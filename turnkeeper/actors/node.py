@@ -314,7 +314,8 @@ def logger() -> Any:
         logging.getLogger("turnkeeper"),
         processors=[structlog.stdlib.filter_by_level, _render],
         wrapper_class=_Unfailing,
-    ).bind()  # the lazy one would be bound anew at each use
+        cache_logger_on_first_use=True,
+    )
 
 
 def _render(_logger: Any, _method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
